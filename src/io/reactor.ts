@@ -1,0 +1,56 @@
+/**
+ * One per thread: the order in which stores, drivers and sockets get to work on what they have batched.
+ *
+ * Whoever has gathered something to do (a batch of requests, responses to publish, an event to deliver) says
+ * `dirty` once; nobody but the reactor calls `kick`. Thus one wake-up does one publish, one notify and one system
+ * call for many requests, and no chain of completions ever recurses.
+ */
+
+export interface Kickable {
+  /** Does what was gathered since `dirty`. Called by the reactor alone; may call `dirty` again. */
+  kick(): void;
+}
+
+/** Rounds before the event loop gets its turn, so that no disk starves sockets, signals or its neighbours. */
+const ROUNDS_PER_TURN = 64;
+
+export class Reactor {
+  readonly #dirty: Kickable[] = [];
+  #count = 0;
+  #settling = false;
+  #scheduled = false;
+
+  /** `work.kick()` will be called once, in this settle or the next. The caller says it once per batch. */
+  dirty(work: Kickable): void {
+    this.#dirty[this.#count++] = work;
+  }
+
+  /** Kicks in rounds until nothing is dirty, or goes on in a later turn. Every callback of the event loop that hands
+   * work to the data plane (socket, poll, timer) ends with it. */
+  settle(rounds: number = ROUNDS_PER_TURN): void {
+    if (this.#settling) return;
+    this.#settling = true;
+    try {
+      for (; this.#count > 0 && rounds > 0; rounds--) {
+        const end = this.#count;
+        for (let i = 0; i < end; i++) this.#dirty[i]!.kick();
+        this.#dirty.copyWithin(0, end, this.#count);
+        this.#count -= end;
+        this.#dirty.fill(undefined as unknown as Kickable, this.#count, this.#count + end);
+      }
+    } finally {
+      this.#settling = false;
+    }
+    if (this.#count > 0) setImmediate(() => this.settle());
+  }
+
+  /** For promises and timers: one settle at the end of this turn, whatever was gathered in it. */
+  soon(): void {
+    if (this.#scheduled || this.#settling) return;
+    this.#scheduled = true;
+    queueMicrotask(() => {
+      this.#scheduled = false;
+      this.settle();
+    });
+  }
+}
