@@ -1,17 +1,59 @@
-/** Runs the tests, or those whose path holds a given word: `npm test -- ring nbd`. Zero, skipped and todo tests are
- * failures; the last line is `N passed, N failed`. */
+/**
+ * Runs the tests, or those whose path holds a given word: `npm test -- ring nbd`.
+ *
+ * First the tools they need, then the checks of the whole tree, then everything else, two files at a time. Zero,
+ * skipped and todo tests are failures: nothing is left out quietly. The last line is `N passed, N failed`.
+ */
 import { globSync } from "node:fs";
+import { delimiter, join } from "node:path";
 import { run } from "node:test";
 import { spec } from "node:test/reporters";
+import { ensureTools } from "./tools.ts";
+
+/** A test that takes longer hangs: the slowest (a real Xen under emulation) takes two. */
+const TEST_LIMIT_MINUTES = 6;
+/** A test process that spins cannot end itself (scripts/watchdog.ts): the run ends it. */
+const RUN_LIMIT_MINUTES = 40;
+const SLOWEST_SHOWN = 8;
+/** Files are started in this order: what fails soonest first, what boots machines last. */
+const order = ["test/package/check", "test/", "test/interop/", "test/package/", "test/xen/"];
+
+const root = join(import.meta.dirname, "..");
+process.chdir(root);
+process.env.PATH = [join(root, "node_modules/.bin"), process.env.PATH].join(delimiter);
 
 const words = process.argv.slice(2);
 const files = globSync("test/**/*.test.ts")
   .filter((file) => words.length === 0 || words.some((word) => file.includes(word)))
-  .sort();
+  .sort((left, right) => rank(left) - rank(right) || left.localeCompare(right));
+function rank(file: string): number {
+  const lengths = order.map((prefix) => (file.startsWith(prefix) ? prefix.length : -1));
+  return lengths.indexOf(Math.max(...lengths));
+}
+
+try {
+  await ensureTools(console.log);
+} catch (error) {
+  console.error(error instanceof Error ? error.message : error);
+  console.log("0 passed, 1 failed");
+  process.exit(1);
+}
+
 let passed = 0;
 let failed = 0;
 let skipped = 0;
-const stream = run({ files, concurrency: 2, execArgv: process.execArgv });
+const durations: { name: string; file: string; seconds: number }[] = [];
+const stream = run({
+  files,
+  concurrency: 2,
+  timeout: TEST_LIMIT_MINUTES * 60_000,
+  signal: AbortSignal.timeout(RUN_LIMIT_MINUTES * 60_000),
+  execArgv: [...process.execArgv, `--import=${new URL("watchdog.ts", import.meta.url)}`],
+});
+stream.on("test:pass", ({ name, file, details }) => {
+  if (details.type === "suite" || file === undefined || file.endsWith(name)) return;
+  durations.push({ name, file, seconds: details.duration_ms / 1000 });
+});
 stream.on("test:summary", (summary) => {
   if (summary.file !== undefined) return;
   passed = summary.counts.passed;
@@ -19,6 +61,15 @@ stream.on("test:summary", (summary) => {
   failed = summary.counts.tests - passed - skipped;
 });
 for await (const chunk of stream.compose(new spec())) process.stdout.write(chunk);
+
+console.log("Slowest:");
+for (const test of durations.sort((a, b) => b.seconds - a.seconds).slice(0, SLOWEST_SHOWN)) {
+  console.log(
+    `  ${test.seconds.toFixed(1).padStart(6)} s  ${test.name}  (${test.file.slice(root.length + 1)})`,
+  );
+}
+if (skipped > 0)
+  console.log(`${skipped} tests were skipped or marked todo: that is a failure here.`);
 const bad = failed + skipped + (passed === 0 ? 1 : 0);
 console.log(`${passed} passed, ${bad} failed`);
 process.exitCode = bad === 0 ? 0 : 1;
