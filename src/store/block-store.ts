@@ -79,7 +79,13 @@ export interface BlockStoreInfo {
   };
   /** Bytes, or undefined where the store cannot discard. */
   readonly discard:
-    | { readonly granularity: number; readonly alignment: number; readonly secure: boolean }
+    | {
+        readonly granularity: number;
+        readonly alignment: number;
+        readonly secure: boolean;
+        /** Every discarded byte reads as zero afterwards, whatever the alignment of the range. */
+        readonly zeroes: boolean;
+      }
     | undefined;
   readonly native: ReadonlySet<NativeFeature>;
   /** Two openings of one spec, in two threads or processes, see each other's completed writes, and a flush of one

@@ -1,0 +1,60 @@
+/** A request of the peer in execution (blkback.c: struct pending_req): one pooled object per ring slot. */
+import { SegmentList } from "../../io/memory.ts";
+import { BlockRequest, type RequestOwner } from "../../store/block-store.ts";
+import { BLKIF_MAX_SEGMENTS_PER_REQUEST } from "../../wire/blkif.ts";
+import { MappedPages } from "./grant-cache.ts";
+import type { ValidRequest } from "./request.ts";
+
+/** Bytes of a sector in every field of the protocol. */
+const SECTOR_SIZE = 512;
+
+export class PendingRequest {
+  next: PendingRequest | undefined = undefined;
+  /** Echoed in the response. */
+  idLow = 0;
+  idHigh = 0;
+  /** Echoed in the response: the inner operation of an indirect request. */
+  operation = 0;
+  /** The data still to be written when the flush before it is done (flush and barrier that carry data). */
+  writeAfterFlush = false;
+  /** Bytes, of the data: the flush before it has none. */
+  offset = 0;
+  length = 0;
+  readonly request: BlockRequest;
+  pages: MappedPages;
+  segments: SegmentList;
+
+  constructor(owner: RequestOwner, index: number) {
+    this.request = new BlockRequest(owner);
+    this.request.tag = index;
+    // Most requests are direct; the arrays of an indirect one are made when the first arrives in this slot.
+    this.pages = new MappedPages(BLKIF_MAX_SEGMENTS_PER_REQUEST);
+    this.segments = new SegmentList(BLKIF_MAX_SEGMENTS_PER_REQUEST);
+  }
+
+  /** Makes room for `count` segments. */
+  reserve(count: number): void {
+    if (count <= this.pages.capacity) return;
+    this.pages = new MappedPages(count);
+    this.segments = new SegmentList(count);
+  }
+
+  /** Lists the mapped pages as memory of the block request. */
+  gather(valid: ValidRequest): void {
+    const list = this.segments;
+    list.clear();
+    for (let i = 0; i < valid.count; i++) {
+      const first = valid.firstSectors[i]!;
+      list.add(
+        this.pages.regions[i]!,
+        this.pages.starts[i]! + first * SECTOR_SIZE,
+        (valid.lastSectors[i]! - first + 1) * SECTOR_SIZE,
+      );
+    }
+    this.request.segments = list;
+    this.request.segmentByte = 0;
+    this.offset = this.request.offset = valid.sector * SECTOR_SIZE;
+    this.length = this.request.length = valid.sectorCount * SECTOR_SIZE;
+    this.request.status = 0;
+  }
+}

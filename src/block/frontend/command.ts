@@ -1,0 +1,30 @@
+/** One request of ours to the backend (FreeBSD's struct xbd_command, Linux's blk_shadow): a ring slot's worth of a
+ * caller's request. Its id on the ring is its index, so a response names it without a search. */
+import type { BlockRequest } from "../../store/block-store.ts";
+
+export const CommandState = { free: 0, busy: 1 } as const;
+export type CommandState = (typeof CommandState)[keyof typeof CommandState];
+
+export class Command {
+  next: Command | undefined = undefined;
+  readonly id: number;
+  state: CommandState = CommandState.free;
+  /** Operation on the ring; for an indirect request the inner one, which the response must carry. */
+  operation = 0;
+  /** The caller's request that this is a piece of. */
+  request: BlockRequest | undefined = undefined;
+  /** Byte of the request's data where this piece begins. */
+  byte = 0;
+  /** Bytes of this piece. */
+  length = 0;
+  /** Lent by the page pool; the first `pageCount` count. */
+  readonly pages: Uint32Array;
+  pageCount = 0;
+  /** The page that holds the segments of an indirect request, one past the data's; -1 for a direct one. */
+  indirectPage = -1;
+
+  constructor(id: number, maxPages: number) {
+    this.id = id;
+    this.pages = new Uint32Array(maxPages);
+  }
+}

@@ -1,0 +1,117 @@
+/**
+ * What a toolstack writes to bring a vbd into being, and to end it: the nodes and rights that libxl's
+ * device__disk_add gives (libxl_disk.c, libxl_device.c; keys in blkif.h and xenstore-paths).
+ */
+import type { XenStore, XenStoreOperations } from "./domain.ts";
+import { backendPath, frontendPath, vdevName } from "./vbd.ts";
+import { XenbusState } from "./xenbus.ts";
+
+export interface VbdDescription {
+  readonly frontendDomid: number;
+  readonly backendDomid: number;
+  readonly vdev: number;
+  /** Refuse writes (mode r). */
+  readonly readOnly: boolean;
+  /** What the disk is, for people: the text of the params node. */
+  readonly params: string;
+  readonly removable?: boolean;
+  readonly cdrom?: boolean;
+  /** The directory below backend/: "vbd", or "vbd3", which no kernel driver claims. */
+  readonly kind?: "vbd" | "vbd3" | "qdisk";
+}
+
+export interface VbdPaths {
+  readonly frontend: string;
+  readonly backend: string;
+}
+
+export function vbdPaths(vbd: VbdDescription): VbdPaths {
+  return {
+    frontend: frontendPath(vbd.frontendDomid, vbd.vdev),
+    backend: backendPath(vbd.backendDomid, vbd.kind ?? "vbd", vbd.frontendDomid, vbd.vdev),
+  };
+}
+
+/** Writes both directories in one transaction; both ends may start then. */
+export async function createVbd(store: XenStore, vbd: VbdDescription): Promise<VbdPaths> {
+  const paths = vbdPaths(vbd);
+  await store.transaction(async (operations) => {
+    await createDirectory(operations, paths.backend, vbd.backendDomid, vbd.frontendDomid);
+    await createDirectory(operations, paths.frontend, vbd.frontendDomid, vbd.backendDomid);
+    const deviceType = vbd.cdrom === true ? "cdrom" : "disk";
+    await writeAll(operations, paths.backend, {
+      frontend: paths.frontend,
+      "frontend-id": vbd.frontendDomid,
+      params: vbd.params,
+      online: 1,
+      removable: vbd.removable === true ? 1 : 0,
+      bootable: 1,
+      dev: vdevName(vbd.vdev),
+      type: "phy",
+      mode: vbd.readOnly ? "r" : "w",
+      "device-type": deviceType,
+      "discard-enable": vbd.readOnly ? 0 : 1,
+      state: XenbusState.initialising,
+    });
+    await writeAll(operations, paths.frontend, {
+      backend: paths.backend,
+      "backend-id": vbd.backendDomid,
+      "virtual-device": vbd.vdev,
+      "device-type": deviceType,
+      state: XenbusState.initialising,
+    });
+  });
+  return paths;
+}
+
+/** Says that the device is to go: the backend unregisters when the frontend has closed. */
+export async function takeOffline(store: XenStore, paths: VbdPaths): Promise<void> {
+  await store.write(`${paths.backend}/online`, "0");
+}
+
+/** Removes both directories, after both ends have closed. */
+export async function removeVbd(store: XenStore, paths: VbdPaths): Promise<void> {
+  await store.transaction(async (operations) => {
+    await operations.remove(paths.frontend);
+    await operations.remove(paths.backend);
+  });
+}
+
+/** The nodes of a domain itself, as far as drivers look at them. */
+export async function createDomainNodes(
+  store: XenStore,
+  domid: number,
+  name: string,
+): Promise<void> {
+  await store.transaction(async (operations) => {
+    const path = `/local/domain/${domid}`;
+    await createDirectory(operations, path, domid);
+    await writeAll(operations, path, { name, domid });
+    for (const directory of ["device", "backend", "error"]) {
+      await createDirectory(operations, `${path}/${directory}`, domid);
+    }
+  });
+}
+
+async function createDirectory(
+  operations: XenStoreOperations,
+  path: string,
+  owner: number,
+  reader?: number,
+): Promise<void> {
+  await operations.mkdir(path);
+  await operations.setPermissions(path, [
+    { domid: owner, access: "none" },
+    ...(reader === undefined ? [] : [{ domid: reader, access: "read" } as const]),
+  ]);
+}
+
+async function writeAll(
+  operations: XenStoreOperations,
+  path: string,
+  nodes: Readonly<Record<string, string | number>>,
+): Promise<void> {
+  for (const [key, value] of Object.entries(nodes)) {
+    await operations.write(`${path}/${key}`, String(value));
+  }
+}
