@@ -1,0 +1,119 @@
+/**
+ * The grant table of an embedded domain: its two halves, and the mapping of several pages side by side.
+ */
+import { invariant } from "../../util/assert.ts";
+import {
+  type ContiguousMapping,
+  type GrantCopy,
+  type GrantCounters,
+  GrantMapBatch,
+  GrantStatus,
+  type GrantTable,
+  type OwnPages,
+  PAGE_SIZE,
+} from "../domain.ts";
+import type { DomainMemory } from "./domain-memory.ts";
+import type { Neighbours } from "./neighbours.ts";
+import { type MutableCounters, OwnGrants } from "./own-grants.ts";
+import { PeerGrants } from "./peer-grants.ts";
+
+export class EmbeddedGrantTable implements GrantTable, Disposable {
+  readonly grantsPages = true;
+  readonly #counters: MutableCounters = {
+    granted: 0,
+    mapped: 0,
+    maps: 0,
+    unmaps: 0,
+    copies: 0,
+    quarantined: 0,
+  };
+  readonly #own: OwnGrants;
+  readonly #peers: PeerGrants;
+  #disposed = false;
+
+  /** `freed` is called when `serveWaiters` has something to do. */
+  constructor(memory: DomainMemory, neighbours: Neighbours, freed: () => void) {
+    this.#own = new OwnGrants(memory, this.#counters, freed);
+    this.#peers = new PeerGrants(memory.shape.domid, neighbours, this.#counters);
+  }
+
+  get counters(): GrantCounters {
+    return this.#counters;
+  }
+
+  /** Entries that can still be granted. */
+  get freeEntries(): number {
+    return this.#own.freeEntries;
+  }
+
+  /** Pages that are neither allocated nor quarantined. */
+  get freePages(): number {
+    return this.#own.freePages;
+  }
+
+  allocate(pageCount: number): OwnPages | undefined {
+    invariant(!this.#disposed, "a domain allocates after its end");
+    return this.#own.allocate(pageCount);
+  }
+
+  map(peer: number, batch: GrantMapBatch): void {
+    invariant(!this.#disposed, "a domain maps after its end");
+    this.#peers.map(peer, batch);
+  }
+
+  unmap(handle: number): GrantStatus {
+    return this.#peers.unmap(handle);
+  }
+
+  copy(operations: readonly GrantCopy[]): void {
+    invariant(!this.#disposed, "a domain copies after its end");
+    this.#peers.copy(operations);
+  }
+
+  /** Pages that do not lie side by side in the peer's memory answer badVirtualAddress: they would have to be mapped
+   * again, and a peer that speaks docs/process-link.md allocates its rings in one run. */
+  mapContiguous(
+    peer: number,
+    references: readonly number[],
+    readOnly: boolean,
+  ): ContiguousMapping | Exclude<GrantStatus, 0> {
+    const batch = new GrantMapBatch(references.length);
+    batch.count = references.length;
+    batch.references.set(references);
+    batch.readOnly.fill(readOnly ? 1 : 0);
+    this.map(peer, batch);
+    let failure: GrantStatus = GrantStatus.okay;
+    for (let i = 0; i < batch.count; i++) {
+      const status = batch.statuses[i] as GrantStatus;
+      const aside = status === 0 && batch.starts[i] !== batch.starts[0]! + i * PAGE_SIZE;
+      if (failure === 0) failure = aside ? GrantStatus.badVirtualAddress : status;
+    }
+    const unmap = (): void => {
+      for (let i = 0; i < batch.count; i++) {
+        if (batch.statuses[i] === 0) this.unmap(batch.handles[i]!);
+      }
+      batch.count = 0;
+    };
+    if (failure !== 0 || batch.count === 0) {
+      unmap();
+      return failure === 0 ? GrantStatus.generalError : failure;
+    }
+    const start = batch.starts[0]!;
+    const bytes = batch.regions[0]!.bytes.subarray(start, start + batch.count * PAGE_SIZE);
+    return { bytes, [Symbol.dispose]: unmap };
+  }
+
+  whenFree(count: number, callback: () => void): Disposable {
+    return this.#own.whenFree(count, callback);
+  }
+
+  serveWaiters(): void {
+    this.#own.serveWaiters();
+  }
+
+  /** Unmaps everything; what is granted stays so in memory that is about to be dead. */
+  [Symbol.dispose](): void {
+    this.#disposed = true;
+    this.#peers[Symbol.dispose]();
+  }
+}

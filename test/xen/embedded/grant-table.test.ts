@@ -1,0 +1,415 @@
+import assert from "node:assert/strict";
+import test from "node:test";
+import fc from "fast-check";
+import {
+  type GrantCopy,
+  GrantMapBatch,
+  GrantStatus,
+  type OwnPages,
+  PAGE_SIZE,
+} from "../../../src/xen/domain.ts";
+import type { EmbeddedDomain } from "../../../src/xen/embedded/domain.ts";
+import { GTF_reading, GTF_writing } from "../../../src/xen/embedded/layout.ts";
+import { Village } from "./pair.ts";
+
+const FRONT = 5;
+const BACK = 0;
+
+function pair(pages?: number, entries?: number): { front: EmbeddedDomain; back: EmbeddedDomain } {
+  const village = new Village();
+  return { front: village.domain(FRONT, pages, entries), back: village.domain(BACK) };
+}
+
+function allocate(domain: EmbeddedDomain, count = 1): OwnPages {
+  const pages = domain.grants.allocate(count);
+  assert.ok(pages !== undefined);
+  return pages;
+}
+
+/** Maps one reference: its status and handle, with where the page lies. */
+function mapOne(
+  domain: EmbeddedDomain,
+  peer: number,
+  reference: number,
+  readOnly = false,
+): { status: number; handle: number; bytes: Uint8Array } {
+  const batch = new GrantMapBatch(1);
+  batch.count = 1;
+  batch.references[0] = reference;
+  batch.readOnly[0] = readOnly ? 1 : 0;
+  domain.grants.map(peer, batch);
+  const start = batch.starts[0]!;
+  const bytes = batch.regions[0]?.bytes.subarray(start, start + PAGE_SIZE) ?? new Uint8Array(0);
+  return { status: batch.statuses[0]!, handle: batch.handles[0]!, bytes };
+}
+
+function copyOne(domain: EmbeddedDomain, copy: Partial<GrantCopy>): number {
+  const operation: GrantCopy = {
+    peer: FRONT,
+    reference: 0,
+    offset: 0,
+    length: PAGE_SIZE,
+    local: new Uint8Array(PAGE_SIZE),
+    direction: "fromPeer",
+    status: GrantStatus.generalError,
+    ...copy,
+  };
+  domain.grants.copy([operation]);
+  return operation.status;
+}
+
+const flags = (domain: EmbeddedDomain, reference: number): number =>
+  domain.memory.grantHalves[reference * 4]!;
+
+test("a mapped page is the granter's page, and its entry says so until the unmapping", () => {
+  const { front, back } = pair();
+  const pages = allocate(front);
+  assert.ok(pages.grant(0, BACK, false));
+  const mapped = mapOne(back, FRONT, pages.references[0]!);
+  assert.equal(mapped.status, GrantStatus.okay);
+  pages.region.bytes[pages.start + 17] = 0xab;
+  assert.equal(mapped.bytes[17], 0xab);
+  assert.equal(flags(front, pages.references[0]!) & (GTF_reading | GTF_writing), 24);
+  assert.equal(pages.endAccess(0), false);
+  assert.equal(back.grants.unmap(mapped.handle), GrantStatus.okay);
+  assert.equal(back.grants.unmap(mapped.handle), GrantStatus.badHandle);
+  assert.equal(pages.endAccess(0), true);
+  assert.equal(pages.references[0], 0);
+});
+
+test("every refusal of a mapping has its status and leaves no mark", () => {
+  const { front, back } = pair();
+  const pages = allocate(front, 4);
+  pages.grant(0, BACK, true);
+  pages.grant(1, BACK, false);
+  pages.grant(2, 9, false);
+  const [readOnly, writable, others] = pages.references as unknown as [number, number, number];
+  assert.equal(mapOne(back, 77, writable).status, GrantStatus.badDomain);
+  assert.equal(mapOne(back, 1e9, writable).status, GrantStatus.badDomain);
+  assert.equal(mapOne(back, FRONT, 64).status, GrantStatus.badGrantReference);
+  assert.equal(mapOne(back, FRONT, 0xffffffff).status, GrantStatus.badGrantReference);
+  assert.equal(mapOne(back, FRONT, 0).status, GrantStatus.badGrantReference);
+  assert.equal(mapOne(back, FRONT, others).status, GrantStatus.badGrantReference);
+  assert.equal(mapOne(back, FRONT, readOnly, false).status, GrantStatus.permissionDenied);
+  front.memory.grantWords[writable * 2 + 1] = 1;
+  assert.equal(mapOne(back, FRONT, writable).status, GrantStatus.badPage);
+  front.memory.grantWords[writable * 2 + 1] = 64;
+  assert.equal(mapOne(back, FRONT, writable).status, GrantStatus.badPage);
+  assert.equal(back.grants.unmap(12345), GrantStatus.badHandle);
+  assert.equal(back.grants.counters.mapped, 0);
+  assert.equal(back.grants.counters.maps, 0);
+  for (let i = 0; i < 3; i++) assert.ok(pages.endAccess(i));
+});
+
+test("a batch maps what it can and names what it cannot", () => {
+  const { front, back } = pair();
+  const pages = allocate(front, 3);
+  for (let i = 0; i < 3; i++) pages.grant(i, BACK, i === 1);
+  const batch = new GrantMapBatch(4);
+  batch.count = 4;
+  batch.references.set([...pages.references, 63]);
+  back.grants.map(FRONT, batch);
+  assert.deepEqual([...batch.statuses], [0, GrantStatus.permissionDenied, 0, -3]);
+  assert.equal(back.grants.counters.mapped, 2);
+});
+
+test("the writing mark goes with the last writer, the reading mark with the last user", () => {
+  const { front, back } = pair();
+  const pages = allocate(front);
+  pages.grant(0, BACK, false);
+  const reference = pages.references[0]!;
+  const reader = mapOne(back, FRONT, reference, true);
+  const first = mapOne(back, FRONT, reference);
+  const second = mapOne(back, FRONT, reference);
+  back.grants.unmap(first.handle);
+  assert.equal(flags(front, reference) & 24, GTF_reading | GTF_writing);
+  back.grants.unmap(second.handle);
+  assert.equal(flags(front, reference) & 24, GTF_reading);
+  back.grants.unmap(reader.handle);
+  assert.equal(flags(front, reference) & 24, 0);
+});
+
+test("copies go both ways and check bounds, permission and reference", () => {
+  const { front, back } = pair();
+  const pages = allocate(front, 2);
+  pages.grant(0, BACK, false);
+  pages.grant(1, BACK, true);
+  const [writable, readOnly] = pages.references as unknown as [number, number];
+  const local = Uint8Array.from({ length: 100 }, (_, i) => i);
+  const toPeer = { direction: "toPeer", local, length: 100, offset: 3996 } as const;
+  assert.equal(copyOne(back, { ...toPeer, reference: writable }), GrantStatus.okay);
+  assert.deepEqual(
+    pages.region.bytes.slice(pages.start + 3996, pages.start + 4096),
+    new Uint8Array(local),
+  );
+  const back100 = new Uint8Array(100);
+  const from = { reference: writable, offset: 3996, length: 100, local: back100 };
+  assert.equal(copyOne(back, from), GrantStatus.okay);
+  assert.deepEqual(back100, local);
+  assert.equal(copyOne(back, { ...from, length: 0 }), GrantStatus.okay);
+  for (const wrong of [
+    { offset: 3997 },
+    { offset: -1 },
+    { offset: 0.5 },
+    { offset: Number.NaN },
+    { length: 101, offset: 0 },
+    { length: 2 ** 40, offset: 0 },
+    { length: -1 },
+  ]) {
+    assert.equal(copyOne(back, { ...from, ...wrong }), GrantStatus.badCopyArgument);
+  }
+  assert.equal(copyOne(back, { ...from, peer: 3 }), GrantStatus.badDomain);
+  assert.equal(copyOne(back, { ...from, reference: 60 }), GrantStatus.badGrantReference);
+  assert.equal(copyOne(back, { ...toPeer, reference: readOnly }), GrantStatus.permissionDenied);
+  assert.equal(back.grants.counters.copies, 3);
+  pages[Symbol.dispose]();
+  assert.equal(front.grants.counters.quarantined, 0);
+});
+
+test("a copy leaves the marks of a mapping of the same page alone", () => {
+  const { front, back } = pair();
+  const pages = allocate(front);
+  pages.grant(0, BACK, false);
+  const reference = pages.references[0]!;
+  const { handle } = mapOne(back, FRONT, reference, true);
+  assert.equal(copyOne(back, { reference, direction: "toPeer" }), GrantStatus.okay);
+  assert.equal(flags(front, reference) & 24, GTF_reading);
+  back.grants.unmap(handle);
+});
+
+test("a page that a peer still maps is quarantined and never used again", () => {
+  const { front, back } = pair();
+  const free = front.grants.freePages;
+  const pages = allocate(front, 2);
+  pages.grant(0, BACK, false);
+  pages.grant(1, BACK, false);
+  const { start } = pages;
+  const mapped = mapOne(back, FRONT, pages.references[0]!);
+  pages[Symbol.dispose]();
+  pages[Symbol.dispose]();
+  assert.equal(front.grants.counters.quarantined, 1);
+  assert.equal(front.grants.counters.granted, 0);
+  assert.equal(front.grants.freePages, free - 1);
+  back.grants.unmap(mapped.handle);
+  const rest: OwnPages[] = [];
+  for (let more = front.grants.allocate(1); more !== undefined; more = front.grants.allocate(1)) {
+    assert.notEqual(more.start, start);
+    rest.push(more);
+  }
+  assert.equal(rest.length, free - 1);
+});
+
+test("pages come zeroed, also those that were used before", () => {
+  const { front } = pair();
+  const first = allocate(front, 2);
+  first.region.bytes.fill(0xff, first.start, first.start + 2 * PAGE_SIZE);
+  const { start } = first;
+  first[Symbol.dispose]();
+  const again = allocate(front, 2);
+  assert.equal(again.start, start);
+  assert.ok(again.region.bytes.subarray(start, start + 2 * PAGE_SIZE).every((byte) => byte === 0));
+  assert.equal(front.grants.allocate(1000), undefined);
+});
+
+test("who waits for entries is called back once there are enough, in order", () => {
+  const village = new Village();
+  const front = village.domain(FRONT, 64, 12);
+  village.domain(BACK);
+  const pages = allocate(front, 5);
+  for (let i = 0; i < 4; i++) assert.ok(pages.grant(i, BACK, false));
+  assert.equal(pages.grant(4, BACK, false), false);
+  const called: string[] = [];
+  const isCalled = (...names: string[]): void => assert.deepEqual(called, names);
+  front.grants.whenFree(2, () => called.push("two"));
+  front.grants.whenFree(1, () => called.push("one"));
+  front.grants.whenFree(1, () => called.push("never"))[Symbol.dispose]();
+  village.reactor.settle();
+  isCalled();
+  pages.endAccess(0);
+  village.reactor.settle();
+  isCalled("one");
+  pages.endAccess(1);
+  pages.endAccess(2);
+  village.reactor.settle();
+  isCalled("one", "two");
+  front.grants.whenFree(1, () => called.push("at once"));
+  village.reactor.settle();
+  isCalled("one", "two", "at once");
+});
+
+test("pages side by side are mapped as one run; scattered ones leave nothing mapped", () => {
+  const { front, back } = pair();
+  const pages = allocate(front, 4);
+  for (let i = 0; i < 4; i++) pages.grant(i, BACK, false);
+  const references = [...pages.references];
+  const ring = back.grants.mapContiguous(FRONT, references, false);
+  assert.ok(typeof ring === "object");
+  assert.equal(ring.bytes.length, 4 * PAGE_SIZE);
+  pages.region.bytes[pages.start + 3 * PAGE_SIZE] = 9;
+  assert.equal(ring.bytes[3 * PAGE_SIZE], 9);
+  assert.equal(back.grants.counters.mapped, 4);
+  ring[Symbol.dispose]();
+  ring[Symbol.dispose]();
+  assert.equal(back.grants.counters.mapped, 0);
+  const status = (list: number[]): unknown => back.grants.mapContiguous(FRONT, list, false);
+  assert.equal(status([...references].reverse()), GrantStatus.badVirtualAddress);
+  assert.equal(status([references[0]!, 50]), GrantStatus.badGrantReference);
+  assert.equal(status([]), GrantStatus.generalError);
+  assert.equal(back.grants.counters.mapped, 0);
+  assert.equal(back.grants.counters.maps, back.grants.counters.unmaps);
+});
+
+test("mappings outlive the domain that granted them, and its memory goes with the last", async () => {
+  const village = new Village();
+  const front = village.domain(FRONT);
+  const back = village.domain(BACK);
+  const pages = allocate(front);
+  pages.grant(0, BACK, false);
+  const mapped = mapOne(back, FRONT, pages.references[0]!);
+  await front[Symbol.asyncDispose]();
+  assert.equal(mapOne(back, FRONT, 8).status, GrantStatus.badDomain);
+  mapped.bytes[0] = 1;
+  pages[Symbol.dispose]();
+  assert.deepEqual(village.unmapped, []);
+  back.grants.unmap(mapped.handle);
+  assert.deepEqual(village.unmapped, [FRONT]);
+});
+
+test("a domain that ends unmaps what it mapped", async () => {
+  const { front, back } = pair();
+  const pages = allocate(front, 3);
+  for (let i = 0; i < 3; i++) {
+    pages.grant(i, BACK, false);
+    mapOne(back, FRONT, pages.references[i]!);
+  }
+  await back[Symbol.asyncDispose]();
+  assert.equal(back.grants.counters.mapped, 0);
+  for (let i = 0; i < 3; i++) assert.ok(pages.endAccess(i));
+});
+
+test("garbage in the grant table of a peer gives statuses and no marks outside it", () => {
+  fc.assert(
+    fc.property(
+      fc.array(fc.nat(0xffffffff), { minLength: 16, maxLength: 16 }),
+      fc.array(fc.record({ reference: fc.nat(20), readOnly: fc.boolean() }), { maxLength: 20 }),
+      (garbage, attempts) => {
+        const { front, back } = pair();
+        front.memory.grantWords.set(garbage);
+        const known = new Set<number>(Object.values(GrantStatus));
+        for (const { reference, readOnly } of attempts) {
+          const { status, bytes } = mapOne(back, FRONT, reference, readOnly);
+          assert.ok(known.has(status));
+          if (status === 0) bytes.fill(1);
+        }
+        assert.equal(front.memory.shape.pageCount, 64);
+        assert.ok(back.memory.alive && front.memory.alive);
+      },
+    ),
+    { numRuns: 200 },
+  );
+});
+
+type Step =
+  | { do: "allocate"; count: number }
+  | { do: "grant"; pick: number; readOnly: boolean }
+  | { do: "map"; pick: number; readOnly: boolean }
+  | { do: "unmap"; pick: number }
+  | { do: "end"; pick: number }
+  | { do: "free"; pick: number };
+
+const pick = fc.nat(1000);
+const step: fc.Arbitrary<Step> = fc.oneof(
+  fc.record({ do: fc.constant("allocate" as const), count: fc.integer({ min: 1, max: 4 }) }),
+  fc.record({ do: fc.constant("grant" as const), pick, readOnly: fc.boolean() }),
+  fc.record({ do: fc.constant("map" as const), pick, readOnly: fc.boolean() }),
+  fc.record({ do: fc.constant("unmap" as const), pick }),
+  fc.record({ do: fc.constant("end" as const), pick }),
+  fc.record({ do: fc.constant("free" as const), pick }),
+);
+
+/** Two tables driven by steps, with the model that says what they must hold. */
+class Model {
+  readonly village = new Village();
+  readonly front = this.village.domain(FRONT, 40, 24);
+  readonly back = this.village.domain(BACK);
+  readonly runs: OwnPages[] = [];
+  /** Handle to the reference it maps. */
+  readonly handles = new Map<number, { reference: number; readOnly: boolean }>();
+  readonly freePages = this.front.grants.freePages;
+  readonly freeEntries = this.front.grants.freeEntries;
+  quarantined = 0;
+
+  pages(): { run: OwnPages; index: number; reference: number }[] {
+    return this.runs.flatMap((run) =>
+      [...run.references].map((reference, index) => ({ run, index, reference })),
+    );
+  }
+
+  users(reference: number): number {
+    return [...this.handles.values()].filter((mapped) => mapped.reference === reference).length;
+  }
+
+  take(todo: Step): void {
+    const grants = this.front.grants;
+    if (todo.do === "allocate") {
+      const run = grants.allocate(todo.count);
+      if (run !== undefined) this.runs.push(run);
+      return;
+    }
+    if (todo.do === "unmap") {
+      const handle = [...this.handles.keys()][todo.pick % (this.handles.size || 1)];
+      if (handle === undefined) return;
+      assert.equal(this.back.grants.unmap(handle), GrantStatus.okay);
+      this.handles.delete(handle);
+      return;
+    }
+    const pages = this.pages();
+    const page = pages[todo.pick % (pages.length || 1)];
+    if (page === undefined) return;
+    const { run, index, reference } = page;
+    if (todo.do === "grant" && reference === 0) run.grant(index, BACK, todo.readOnly);
+    if (todo.do === "map") {
+      const { status, handle } = mapOne(this.back, FRONT, reference, todo.readOnly);
+      if (status === 0) this.handles.set(handle, { reference, readOnly: todo.readOnly });
+    }
+    if (todo.do === "end") assert.equal(run.endAccess(index), this.users(reference) === 0);
+    if (todo.do === "free") {
+      this.quarantined += [...run.references].filter((each) => this.users(each) > 0).length;
+      run[Symbol.dispose]();
+      this.runs.splice(this.runs.indexOf(run), 1);
+    }
+  }
+
+  check(): void {
+    const { grants } = this.front;
+    assert.equal(this.back.grants.counters.mapped, this.handles.size);
+    assert.equal(grants.counters.quarantined, this.quarantined);
+    const granted = this.pages().filter(({ reference }) => reference !== 0).length;
+    assert.equal(grants.counters.granted, granted);
+    assert.equal(grants.freeEntries + granted + this.quarantined, this.freeEntries);
+    assert.equal(grants.freePages + this.pages().length + this.quarantined, this.freePages);
+    for (let reference = 0; reference < 24; reference++) {
+      const uses = [...this.handles.values()].filter((mapped) => mapped.reference === reference);
+      const writing = uses.some(({ readOnly }) => !readOnly) ? GTF_writing : 0;
+      const reading = uses.length > 0 ? GTF_reading : 0;
+      assert.equal(flags(this.front, reference) & 24, reading | writing);
+    }
+  }
+}
+
+test("whatever is granted, mapped, ended and freed: marks equal handles and nothing leaks", () => {
+  fc.assert(
+    fc.property(fc.array(step, { maxLength: 60 }), (steps) => {
+      const model = new Model();
+      for (const todo of steps) {
+        model.take(todo);
+        model.check();
+      }
+      for (const handle of model.handles.keys()) model.back.grants.unmap(handle);
+      model.handles.clear();
+      for (const run of model.runs.splice(0)) run[Symbol.dispose]();
+      model.check();
+    }),
+    { numRuns: 150 },
+  );
+});
