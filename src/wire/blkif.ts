@@ -49,44 +49,27 @@ export type BlkifProtocol =
   | typeof XEN_IO_PROTO_ABI_ARM
   | "native";
 
-/** Where the fields of an ABI lie. Offsets are 32-bit words from the start of the slot; `operation` and its neighbours
- * are always the bytes of word 0. */
+/** What differs between ABIs: how 64-bit fields are aligned. All other offsets follow from it. */
 export interface BlkifLayout {
   /** Bytes of a request, and so of a slot of the ring. */
   readonly requestSize: number;
   /** Bytes of a response, padding included. */
   readonly responseSize: number;
-  readonly id: number;
-  readonly sector: number;
-  readonly segments: number;
-  readonly discardSectors: number;
-  readonly indirectHandle: number;
-  readonly indirectReferences: number;
+  /** Word of a request where its id lies; the other fields of its body follow as ID, SECTOR, TAIL ... say. */
+  readonly body: number;
 }
 
 /** Here 64-bit fields are aligned to 4 bytes. */
-const PACKED: BlkifLayout = {
-  requestSize: 108,
-  responseSize: 12,
-  id: 1,
-  sector: 3,
-  segments: 5,
-  discardSectors: 5,
-  indirectHandle: 5,
-  indirectReferences: 6,
-};
-
+const PACKED: BlkifLayout = { requestSize: 108, responseSize: 12, body: 1 };
 /** Here they are aligned to 8 bytes: x86_64, and ARM of both widths. */
-const ALIGNED: BlkifLayout = {
-  requestSize: 112,
-  responseSize: 16,
-  id: 2,
-  sector: 4,
-  segments: 6,
-  discardSectors: 6,
-  indirectHandle: 6,
-  indirectReferences: 7,
-};
+const ALIGNED: BlkifLayout = { requestSize: 112, responseSize: 16, body: 2 };
+
+/** Words from the start of the body, in every ABI. Word 0 of the slot is `operation`, a byte and 16 bits. */
+const ID = 0;
+const SECTOR = 2;
+/** seg[], nr_sectors of a discard, or the handle of an indirect request. */
+const TAIL = 4;
+const INDIRECT_REFERENCES = 5;
 
 /** The layout that a `protocol` key names. What a missing key means is the caller's to know. */
 export function blkifLayout(protocol: BlkifProtocol): BlkifLayout {
@@ -136,8 +119,9 @@ export interface BlkifSegments {
   readonly lastSectors: Uint8Array;
 }
 
-/** A private copy of a request, reused. What the operation does not carry is 0; of the arrays, only the elements that
- * the counts cover mean anything. Nothing in it is validated. */
+/** A private copy of a request, reused. `segmentCount`, `handle` and the sector are 0 where the operation has none; the
+ * fields of discards and of indirect requests, and the elements of arrays beyond the counts, are left over from earlier
+ * requests. Nothing in it is validated. */
 export class BlkifRequest implements BlkifSegments {
   operation = 0;
   /** As sent, 0...255: only the first BLKIF_MAX_SEGMENTS_PER_REQUEST are copied. */
@@ -182,43 +166,43 @@ export function readRequest(
   into: BlkifRequest,
 ): void {
   const head = words[at]!;
+  const body = at + layout.body;
   const operation = head & 0xff;
   into.operation = operation;
-  into.segmentCount = 0;
-  into.handle = 0;
-  into.idLow = words[at + layout.id]!;
-  into.idHigh = words[at + layout.id + 1]!;
-  into.sectorLow = 0;
-  into.sectorHigh = 0;
-  into.discardFlag = 0;
-  into.discardSectorsLow = 0;
-  into.discardSectorsHigh = 0;
-  into.indirectOperation = 0;
-  into.indirectSegmentCount = 0;
-  if (operation > BLKIF_OP_INDIRECT || operation === BLKIF_OP_RESERVED_1) return;
-  into.sectorLow = words[at + layout.sector]!;
-  into.sectorHigh = words[at + layout.sector + 1]!;
-  if (operation === BLKIF_OP_INDIRECT) {
-    const count = head >>> 16;
-    into.indirectOperation = (head >>> 8) & 0xff;
-    into.indirectSegmentCount = count;
-    into.handle = words[at + layout.indirectHandle]! & 0xffff;
-    const pages = Math.min(indirectPageCount(count), BLKIF_MAX_INDIRECT_PAGES_PER_REQUEST);
-    const first = at + layout.indirectReferences;
-    for (let i = 0; i < pages; i++) into.indirectReferences[i] = words[first + i]!;
-    return;
-  }
-  into.handle = head >>> 16;
-  if (operation === BLKIF_OP_DISCARD) {
-    into.discardFlag = (head >>> 8) & 0xff;
-    into.discardSectorsLow = words[at + layout.discardSectors]!;
-    into.discardSectorsHigh = words[at + layout.discardSectors + 1]!;
+  into.idLow = words[body + ID]!;
+  into.idHigh = words[body + ID + 1]!;
+  if (operation > BLKIF_OP_FLUSH_DISKCACHE) {
+    readRareRequest(words, head, body, into);
     return;
   }
   const count = (head >>> 8) & 0xff;
   into.segmentCount = count;
-  const copied = Math.min(count, BLKIF_MAX_SEGMENTS_PER_REQUEST);
-  readSegments(words, at + layout.segments, into, 0, copied);
+  into.handle = head >>> 16;
+  into.sectorLow = words[body + SECTOR]!;
+  into.sectorHigh = words[body + SECTOR + 1]!;
+  readSegments(words, body + TAIL, into, 0, Math.min(count, BLKIF_MAX_SEGMENTS_PER_REQUEST));
+}
+
+function readRareRequest(words: Uint32Array, head: number, body: number, into: BlkifRequest): void {
+  const known = into.operation === BLKIF_OP_DISCARD || into.operation === BLKIF_OP_INDIRECT;
+  into.segmentCount = 0;
+  into.sectorLow = known ? words[body + SECTOR]! : 0;
+  into.sectorHigh = known ? words[body + SECTOR + 1]! : 0;
+  into.handle = 0;
+  if (into.operation === BLKIF_OP_DISCARD) {
+    into.handle = head >>> 16;
+    into.discardFlag = (head >>> 8) & 0xff;
+    into.discardSectorsLow = words[body + TAIL]!;
+    into.discardSectorsHigh = words[body + TAIL + 1]!;
+  } else if (into.operation === BLKIF_OP_INDIRECT) {
+    const count = head >>> 16;
+    into.handle = words[body + TAIL]! & 0xffff;
+    into.indirectOperation = (head >>> 8) & 0xff;
+    into.indirectSegmentCount = count;
+    const pages = Math.min(indirectPageCount(count), BLKIF_MAX_INDIRECT_PAGES_PER_REQUEST);
+    const first = body + INDIRECT_REFERENCES;
+    for (let i = 0; i < pages; i++) into.indirectReferences[i] = words[first + i]!;
+  }
 }
 
 /** Writes the request into the slot that begins at word `at`: the fields that its operation carries. Counts beyond the
@@ -230,29 +214,28 @@ export function writeRequest(
   request: BlkifRequest,
 ): void {
   const operation = request.operation & 0xff;
-  words[at + layout.id] = request.idLow;
-  words[at + layout.id + 1] = request.idHigh;
-  words[at + layout.sector] = request.sectorLow;
-  words[at + layout.sector + 1] = request.sectorHigh;
-  if (operation === BLKIF_OP_INDIRECT) {
-    const count = request.indirectSegmentCount;
-    words[at] = operation | ((request.indirectOperation & 0xff) << 8) | (count << 16);
-    words[at + layout.indirectHandle] = request.handle & 0xffff;
-    const pages = Math.min(indirectPageCount(count), BLKIF_MAX_INDIRECT_PAGES_PER_REQUEST);
-    const first = at + layout.indirectReferences;
-    for (let i = 0; i < pages; i++) words[first + i] = request.indirectReferences[i]!;
-    return;
-  }
+  const body = at + layout.body;
+  words[body + ID] = request.idLow;
+  words[body + ID + 1] = request.idHigh;
+  words[body + SECTOR] = request.sectorLow;
+  words[body + SECTOR + 1] = request.sectorHigh;
   if (operation === BLKIF_OP_DISCARD) {
     words[at] = operation | ((request.discardFlag & 0xff) << 8) | (request.handle << 16);
-    words[at + layout.discardSectors] = request.discardSectorsLow;
-    words[at + layout.discardSectors + 1] = request.discardSectorsHigh;
-    return;
+    words[body + TAIL] = request.discardSectorsLow;
+    words[body + TAIL + 1] = request.discardSectorsHigh;
+  } else if (operation === BLKIF_OP_INDIRECT) {
+    const count = request.indirectSegmentCount;
+    words[at] = operation | ((request.indirectOperation & 0xff) << 8) | (count << 16);
+    words[body + TAIL] = request.handle & 0xffff;
+    const pages = Math.min(indirectPageCount(count), BLKIF_MAX_INDIRECT_PAGES_PER_REQUEST);
+    const first = body + INDIRECT_REFERENCES;
+    for (let i = 0; i < pages; i++) words[first + i] = request.indirectReferences[i]!;
+  } else {
+    const count = request.segmentCount;
+    words[at] = operation | ((count & 0xff) << 8) | (request.handle << 16);
+    const copied = Math.min(count, BLKIF_MAX_SEGMENTS_PER_REQUEST);
+    writeSegments(words, body + TAIL, request, 0, copied);
   }
-  const count = request.segmentCount;
-  words[at] = operation | ((count & 0xff) << 8) | (request.handle << 16);
-  const copied = Math.min(count, BLKIF_MAX_SEGMENTS_PER_REQUEST);
-  writeSegments(words, at + layout.segments, request, 0, copied);
 }
 
 /** Copies the response whose slot begins at word `at`: its words are the same in every ABI. */
@@ -317,7 +300,7 @@ export class IndirectSegments implements BlkifSegments {
 
 /** Copies `count` structs blkif_request_segment, which are the same in every ABI: a reference, then two bytes of
  * sectors and two of padding. */
-function readSegments(
+export function readSegments(
   words: Uint32Array,
   at: number,
   into: BlkifSegments,
@@ -333,7 +316,8 @@ function readSegments(
   }
 }
 
-function writeSegments(
+/** Writes `count` structs blkif_request_segment from segments `start` and following, at word `at`. */
+export function writeSegments(
   words: Uint32Array,
   at: number,
   from: BlkifSegments,
