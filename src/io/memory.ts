@@ -4,6 +4,10 @@
  * Invariant: whoever unmaps a region's memory disposes the region first, and an engine that was told so by
  * `onRelease` touches the region no more. A view does not own its mapping: using it after the unmapping is fatal.
  */
+import { ffi } from "./ffi.ts";
+
+/** What the kernel maps, what O_DIRECT is always content with, and what a grant covers. */
+const ALIGNMENT = 4096;
 
 /** A run of memory with a small dense id: a domain's memory, an NBD buffer pool, a cache. */
 export class MemoryRegion implements Disposable {
@@ -86,4 +90,21 @@ export class SegmentList {
     this.lengths[this.count] = length;
     this.count++;
   }
+}
+
+/** The region that `bytes` makes up: memory that JavaScript owns, of this thread or shared with another. */
+export function regionOver(bytes: Uint8Array): MemoryRegion {
+  return new MemoryRegion(bytes, ffi()?.addressOf(bytes) ?? 0);
+}
+
+/** Zeroed memory in a SharedArrayBuffer, which a worker may be sent; page-aligned where the process can see
+ * addresses. Never unmapped under a view. */
+export function allocateRegion(byteLength: number): MemoryRegion {
+  const calls = ffi();
+  if (calls === undefined) {
+    return new MemoryRegion(new Uint8Array(new SharedArrayBuffer(byteLength)), 0);
+  }
+  const whole = new Uint8Array(new SharedArrayBuffer(byteLength + ALIGNMENT));
+  const skip = -calls.addressOf(whole) & (ALIGNMENT - 1);
+  return regionOver(whole.subarray(skip, skip + byteLength));
 }
