@@ -138,7 +138,7 @@ export function parseSegments(facts: DeviceFacts, into: ValidRequest): BrokenRul
   }
   into.sectorCount = sectors;
   if (into.count === 0) return BrokenRule.none;
-  if (into.sector % facts.sectorsPerBlock !== 0) return BrokenRule.alignment;
   if (into.sector + sectors > facts.sectors) return BrokenRule.endOfDevice;
+  if (into.sector % facts.sectorsPerBlock !== 0) return BrokenRule.alignment;
   return BrokenRule.none;
 }

@@ -1,0 +1,120 @@
+/** The far side of a backend that lives in a worker or a child process: joins the machine as a domain, opens the
+ * store there, runs the backend, and answers questions about it until it is told to close. */
+import { type BackendEvent, BlockBackend } from "../block/index.ts";
+import { Reactor } from "../io/reactor.ts";
+import type { BlockStore, Extent } from "../store/block-store.ts";
+import { openStore } from "../store/registry.ts";
+import type { Domain } from "../xen/domain.ts";
+import { joinMachine } from "../xen/embedded/index.ts";
+import {
+  type BackendReport,
+  type BackendSetup,
+  type FromBackend,
+  MAX_EXTENTS_PER_ANSWER,
+  type MessageChannelEnd,
+  type Question,
+  type ToBackend,
+} from "./backend-protocol.ts";
+
+/** Serves the channel; resolves when the backend was closed. `lost` aborts when the other side is gone. */
+export async function hostBackend(
+  channel: MessageChannelEnd<ToBackend, FromBackend>,
+  lost: AbortSignal,
+): Promise<void> {
+  const closed = Promise.withResolvers<void>();
+  let backend: BlockBackend | undefined;
+  let domain: Domain | undefined;
+  lost.addEventListener("abort", () => closed.resolve(), { once: true });
+  channel.onmessage = (message) => {
+    const number = "number" in message ? message.number : undefined;
+    const work = async (): Promise<void> => {
+      if ("setup" in message) {
+        [domain, backend] = await openBackend(message.setup, (event) => channel.post({ event }));
+        channel.post({ ready: true });
+        return;
+      }
+      if (message.ask === "close") {
+        await backend?.[Symbol.asyncDispose]();
+        await domain?.[Symbol.asyncDispose]();
+        channel.post({ number: message.number, answer: true });
+        closed.resolve();
+        return;
+      }
+      if (backend === undefined || domain === undefined) throw new Error("no backend yet");
+      channel.post({ number: message.number, answer: await answer(backend, domain, message) });
+    };
+    work().catch((error: unknown) => {
+      const code = (error as { code?: unknown }).code;
+      channel.post({
+        number,
+        error: {
+          code: typeof code === "string" ? code : "EIO",
+          message: error instanceof Error ? error.message : String(error),
+        },
+      });
+    });
+  };
+  await closed.promise;
+  if (!lost.aborted) return;
+  // Whoever asked for us is gone: what was answered to the guest still gets to the disk.
+  await backend?.[Symbol.asyncDispose]();
+  await domain?.[Symbol.asyncDispose]();
+}
+
+async function openBackend(
+  setup: BackendSetup,
+  ontrace: (event: BackendEvent) => void,
+): Promise<[Domain, BlockBackend]> {
+  const reactor = new Reactor();
+  const { readOnly, engine, limits } = setup;
+  const domain = await joinMachine(setup.ticket, reactor);
+  try {
+    const store = await openStore(setup.spec, { reactor, readOnly, engine });
+    return [
+      domain,
+      await BlockBackend.open(domain, setup.path, store, { readOnly, limits, ontrace }),
+    ];
+  } catch (error) {
+    await domain[Symbol.asyncDispose]();
+    throw error;
+  }
+}
+
+async function answer(
+  backend: BlockBackend,
+  domain: Domain,
+  question: Question,
+): Promise<Extent[] | BackendReport | true> {
+  switch (question.ask) {
+    case "extents":
+      return firstExtents(backend.store, question.offset, question.length);
+    case "resize":
+      await backend.store.resize(question.size);
+      return true;
+    default:
+      return reportOf(backend, domain);
+  }
+}
+
+async function firstExtents(store: BlockStore, offset: number, length: number): Promise<Extent[]> {
+  const extents: Extent[] = [];
+  for await (const extent of store.extents(offset, length)) {
+    extents.push(extent);
+    if (extents.length === MAX_EXTENTS_PER_ANSWER) break;
+  }
+  return extents;
+}
+
+/** What `info` shows of a backend; the same wherever it lives. */
+export function reportOf(backend: BlockBackend, domain: Domain): BackendReport {
+  const { size, readOnly, block, discard, shareable, depth, engine } = backend.store.info;
+  const { granted, mapped, maps, unmaps, copies } = domain.grants.counters;
+  const { sent, delivered } = domain.events.counters;
+  return {
+    store: { size, readOnly, block, discard, shareable, depth, engine },
+    negotiated: backend.negotiated,
+    queue: backend.counters,
+    grants: { granted, mapped, maps, unmaps, copies },
+    events: { sent, delivered },
+  };
+}

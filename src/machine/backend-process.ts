@@ -1,0 +1,19 @@
+/** Entry of a child process that is a backend domain. It ends with its parent: the channel's end is the sign. */
+import { invariant } from "../util/assert.ts";
+import { hostBackend } from "./backend-host.ts";
+import type { FromBackend, MessageChannelEnd, ToBackend } from "./backend-protocol.ts";
+
+invariant(process.send !== undefined, "backend-process.ts is started with an IPC channel");
+const lost = new AbortController();
+const channel: MessageChannelEnd<ToBackend, FromBackend> = {
+  post: (message) => {
+    if (process.connected) process.send?.(message, () => {});
+  },
+  onmessage: undefined,
+};
+process.on("message", (message) => channel.onmessage?.(message as ToBackend));
+process.on("disconnect", () => lost.abort());
+// A signal to the whole group (Ctrl-C) is the parent's to act on: it closes us when its requests have ended.
+for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => {});
+await hostBackend(channel, lost.signal);
+if (process.connected) process.disconnect();

@@ -1,0 +1,62 @@
+/**
+ * What the machine and a backend that lives elsewhere (a worker, a child process) say to one another: plain data, a
+ * question with its number and one answer to it. Requests and data never come this way; they cross the ring.
+ */
+import type { BackendEvent, BackendLimits, Negotiated, QueueCounters } from "../block/index.ts";
+import type { BlockStoreInfo, EngineChoice, Extent, StoreSpec } from "../store/block-store.ts";
+import type { DomainTicket } from "../xen/embedded/index.ts";
+
+/** The first message to a backend's host. */
+export interface BackendSetup {
+  readonly ticket: DomainTicket;
+  /** Backend directory in the xenstore. */
+  readonly path: string;
+  readonly spec: StoreSpec;
+  readonly readOnly: boolean;
+  readonly engine: EngineChoice;
+  readonly limits: Partial<BackendLimits>;
+}
+
+/** What a backend tells of itself. */
+export interface BackendReport {
+  /** The store's info, without what cannot be copied. */
+  readonly store: StoreFacts;
+  readonly negotiated: Negotiated | undefined;
+  readonly queue: QueueCounters | undefined;
+  readonly grants: {
+    readonly granted: number;
+    readonly mapped: number;
+    readonly maps: number;
+    readonly unmaps: number;
+    readonly copies: number;
+  };
+  readonly events: { readonly sent: number; readonly delivered: number };
+}
+
+export type StoreFacts = Pick<
+  BlockStoreInfo,
+  "size" | "readOnly" | "block" | "discard" | "shareable" | "depth"
+> & { readonly engine: string | undefined };
+
+export type Question =
+  | { readonly ask: "extents"; readonly offset: number; readonly length: number }
+  | { readonly ask: "report" }
+  | { readonly ask: "resize"; readonly size: number }
+  | { readonly ask: "close" };
+
+export type ToBackend = { readonly setup: BackendSetup } | ({ readonly number: number } & Question);
+
+export type FromBackend =
+  | { readonly ready: true }
+  | { readonly event: BackendEvent }
+  | { readonly number: number; readonly answer: Extent[] | BackendReport | true }
+  | { readonly number: number | undefined; readonly error: { code: string; message: string } };
+
+/** Extents of one answer: a fragmented image must not make a message without bound; the asker comes again. */
+export const MAX_EXTENTS_PER_ANSWER = 4096;
+
+/** A way for messages: a worker's port, or a child process's channel. */
+export interface MessageChannelEnd<In, Out> {
+  post(message: Out): void;
+  onmessage: ((message: In) => void) | undefined;
+}

@@ -1,0 +1,4 @@
+/** A machine without Xen, with virtual block devices. */
+export { AttachedDisk, type AttachmentInformation, type Link } from "./attached-disk.ts";
+export type { BackendReport, StoreFacts } from "./backend-protocol.ts";
+export { type AttachOptions, Machine, type MachineOptions } from "./machine.ts";
