@@ -1,3 +1,5 @@
 /** Bytes to values and back, pure. */
 export * from "./blkif.ts";
+export * from "./nbd.ts";
+export * from "./nbd-options.ts";
 export * from "./shared-ring.ts";

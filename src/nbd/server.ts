@@ -1,0 +1,260 @@
+/**
+ * An NBD server: exports block stores to any NBD client (proto.md, fixed newstyle; nbdkit(1) for manners).
+ *
+ * Invariant: one client's mistakes, slowness or death cost the others nothing: handshakes end in time, connections
+ * are counted, and each holds a bounded share of memory.
+ */
+import { chmodSync } from "node:fs";
+import { createServer, type Server, type Socket } from "node:net";
+import type { Reactor } from "../io/reactor.ts";
+import {
+  BlockRequest,
+  type BlockStore,
+  Operation,
+  type RequestOwner,
+} from "../store/block-store.ts";
+import { emulate } from "../store/emulate.ts";
+import { errnoName, StoreError } from "../store/errors.ts";
+import { type Clock, systemClock } from "../util/clock.ts";
+import { BufferPool } from "./buffer-pool.ts";
+import { ExportTable, type NbdExport } from "./export.ts";
+import { HandshakeStream } from "./handshake-stream.ts";
+import { type ConnectionEnvironment, ServerConnection } from "./server-connection.ts";
+import { serverHandshake } from "./server-handshake.ts";
+import { openTransport, type TransportKind } from "./transports.ts";
+import { formatNbdUri, type NbdAddress } from "./uri.ts";
+
+/** Each may hold 64 MiB of payload: this is what the server can be made to hold, and more than any client opens. */
+const DEFAULT_MAX_CONNECTIONS = 32;
+/** A client on the far side of the world needs a second. */
+const DEFAULT_HANDSHAKE_TIMEOUT = 10_000;
+/** Requests in flight at close: a disk answers sooner, or is broken. */
+const DEFAULT_CLOSE_TIMEOUT = 10_000;
+
+export interface NbdServerOptions {
+  readonly reactor: Reactor;
+  /** Clients beyond it are disconnected at once. */
+  readonly maxConnections?: number;
+  /** Milliseconds until a client must have chosen its export. */
+  readonly handshakeTimeout?: number;
+  /** Milliseconds that `close` gives to requests in flight. */
+  readonly closeTimeout?: number;
+  /** How sockets are read and written; "auto" takes the fastest that this machine has. */
+  readonly transport?: TransportKind;
+  readonly clock?: Clock;
+}
+
+export type NbdListenOptions =
+  /** A Unix socket, made with `mode` (0600 unless told). */
+  | { readonly path: string; readonly mode?: number }
+  /** TCP on `host` (127.0.0.1 unless told); port 0, the default, is any free one. */
+  | { readonly host?: string; readonly port?: number }
+  /** A listening socket that someone opened for us (LISTEN_FDS). */
+  | { readonly fd: number };
+
+export interface NbdServerCounters {
+  readonly connections: number;
+  /** Since the server began. */
+  readonly accepted: number;
+  /** Of them, disconnected for being too many. */
+  readonly refused: number;
+  /** Of them, disconnected during the handshake: too slow, or not speaking the protocol. */
+  readonly failedHandshakes: number;
+}
+
+export class NbdServer implements AsyncDisposable {
+  readonly #exports: ExportTable;
+  readonly #reactor: Reactor;
+  readonly #maxConnections: number;
+  readonly #handshakeTimeout: number;
+  readonly #closeTimeout: number;
+  readonly #transport: TransportKind;
+  readonly #clock: Clock;
+  readonly #environment: ConnectionEnvironment;
+  readonly #pool = new BufferPool();
+  readonly #stores = new Map<BlockStore, BlockStore>();
+  readonly #listeners: Server[] = [];
+  readonly #handshakes = new Set<Socket>();
+  readonly #connections = new Set<ServerConnection>();
+  readonly #addresses: NbdAddress[] = [];
+  #idle: (() => void) | undefined;
+  #closing: Promise<void> | undefined;
+  #accepted = 0;
+  #refused = 0;
+  #failedHandshakes = 0;
+
+  /** The stores stay the caller's, and belong to the reactor's thread. Throws StoreError("EINVAL") for exports that
+   * share a name. */
+  constructor(exports: readonly NbdExport[], options: NbdServerOptions) {
+    this.#exports = new ExportTable(exports);
+    this.#reactor = options.reactor;
+    this.#maxConnections = options.maxConnections ?? DEFAULT_MAX_CONNECTIONS;
+    this.#handshakeTimeout = options.handshakeTimeout ?? DEFAULT_HANDSHAKE_TIMEOUT;
+    this.#closeTimeout = options.closeTimeout ?? DEFAULT_CLOSE_TIMEOUT;
+    this.#transport = options.transport ?? "auto";
+    this.#clock = options.clock ?? systemClock;
+    this.#environment = {
+      reactor: this.#reactor,
+      pool: this.#pool,
+      ended: (connection) => this.#ended(connection),
+    };
+    for (const { store } of this.#exports) {
+      if (!this.#stores.has(store)) this.#stores.set(store, emulate(store, this.#reactor));
+    }
+  }
+
+  get counters(): NbdServerCounters {
+    return {
+      connections: this.#connections.size + this.#handshakes.size,
+      accepted: this.#accepted,
+      refused: this.#refused,
+      failedHandshakes: this.#failedHandshakes,
+    };
+  }
+
+  /** Accepts clients there from now on. Rejects with StoreError (EADDRINUSE, EACCES, ...). May be called again for
+   * another address. */
+  async listen(options: NbdListenOptions): Promise<{ uri: string; address: NbdAddress }> {
+    if (this.#closing !== undefined) throw new StoreError("ESHUTDOWN", "the NBD server is closed");
+    const listener = createServer((socket) => {
+      void this.#serve(socket);
+    });
+    await new Promise<void>((resolve, reject) => {
+      listener.once("error", (cause: NodeJS.ErrnoException) => {
+        const code = errnoName(cause.errno === undefined ? 0 : -cause.errno);
+        reject(new StoreError(code, `cannot listen: ${cause.message}`, { cause }));
+      });
+      listener.once("listening", resolve);
+      if ("path" in options) listenUnix(listener, options.path, options.mode ?? 0o600);
+      else if ("fd" in options) listener.listen({ fd: options.fd });
+      else listener.listen({ host: options.host ?? "127.0.0.1", port: options.port ?? 0 });
+    });
+    this.#listeners.push(listener);
+    const bound = listener.address();
+    const address: NbdAddress =
+      bound === null || typeof bound === "string"
+        ? { path: "path" in options ? options.path : (bound ?? "") }
+        : { host: bound.address, port: bound.port };
+    this.#addresses.push(address);
+    return { uri: formatNbdUri({ address, exportName: "" }), address };
+  }
+
+  /** Of an export at the first address that the server listens on. */
+  uri(exportName: string = ""): string {
+    const address = this.#addresses[0];
+    if (address === undefined) throw new StoreError("EINVAL", "the NBD server does not listen yet");
+    return formatNbdUri({ address, exportName });
+  }
+
+  async #serve(socket: Socket): Promise<void> {
+    this.#accepted++;
+    // Whoever reads or writes learns of an error there; without a listener it would end the process.
+    socket.on("error", () => {});
+    if (
+      this.#closing !== undefined ||
+      this.#connections.size + this.#handshakes.size >= this.#maxConnections
+    ) {
+      this.#refused++;
+      socket.destroy();
+      return;
+    }
+    this.#handshakes.add(socket);
+    const deadline = this.#clock.after(this.#handshakeTimeout, () => socket.destroy());
+    try {
+      socket.setNoDelay(true);
+      const stream = new HandshakeStream(socket);
+      const negotiated = await serverHandshake(stream, this.#exports);
+      this.#handshakes.delete(socket);
+      if (negotiated === undefined || this.#closing !== undefined) {
+        socket.destroySoon();
+        return;
+      }
+      const transport = openTransport(this.#transport, socket, stream.release(), this.#reactor);
+      const store = this.#stores.get(negotiated.export.store)!;
+      const connection = new ServerConnection(transport, negotiated, store, this.#environment);
+      this.#connections.add(connection);
+      this.#reactor.settle();
+    } catch {
+      this.#failedHandshakes++;
+      this.#handshakes.delete(socket);
+      socket.destroy();
+    } finally {
+      deadline[Symbol.dispose]();
+    }
+  }
+
+  #ended(connection: ServerConnection): void {
+    this.#connections.delete(connection);
+    if (this.#connections.size === 0) this.#idle?.();
+  }
+
+  /** Accepts no more, lets requests in flight finish (for `closeTimeout` at most), disconnects everyone, flushes
+   * every store that can be written. Rejects with StoreError where a flush failed. */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async #close(): Promise<void> {
+    const closed = this.#listeners.map(
+      (listener) => new Promise<void>((resolve) => listener.close(() => resolve())),
+    );
+    for (const socket of this.#handshakes) socket.destroy();
+    if (this.#connections.size > 0) {
+      const connections = [...this.#connections];
+      const idle = new Promise<void>((resolve) => {
+        this.#idle = resolve;
+      });
+      for (const connection of connections) connection.shutdown();
+      let timer: Disposable | undefined;
+      const late = new Promise<void>((resolve) => {
+        timer = this.#clock.after(this.#closeTimeout, resolve);
+      });
+      await Promise.race([idle, late]);
+      timer?.[Symbol.dispose]();
+      // A store that still works on a request keeps its memory; the connection ends without us.
+      for (const connection of this.#connections) connection.destroy();
+    }
+    await Promise.all(closed);
+    const flushes = [...this.#stores.values()]
+      .filter((store) => !store.info.readOnly)
+      .map((store) => flushStore(store, this.#reactor));
+    await Promise.all(flushes);
+    this.#pool[Symbol.dispose]();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+}
+
+/** The socket is nobody else's from its first moment: bind(2) happens inside `listen`, under our umask. */
+function listenUnix(listener: Server, path: string, mode: number): void {
+  let previous: number | undefined;
+  try {
+    previous = process.umask(0o777 & ~mode);
+  } catch {
+    // A worker cannot change the umask; there chmod alone does it.
+  }
+  try {
+    listener.listen({ path });
+    if (listener.listening) chmodSync(path, mode);
+  } finally {
+    if (previous !== undefined) process.umask(previous);
+  }
+}
+
+function flushStore(store: BlockStore, reactor: Reactor): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const owner: RequestOwner = {
+      completed({ status }) {
+        if (status === 0) resolve();
+        else reject(new StoreError(errnoName(status), "the flush at the server's close failed"));
+      },
+    };
+    const request = new BlockRequest(owner);
+    request.operation = Operation.flush;
+    store.submit(request);
+    reactor.settle();
+  });
+}
