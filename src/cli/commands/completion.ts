@@ -1,0 +1,111 @@
+/** `vbdkit completion SHELL`: a script for the shell, made from the commands themselves, so that it cannot be stale. */
+import { Argument, Command } from "commander";
+import { catalogue } from "../catalogue.ts";
+import { print } from "../output.ts";
+
+interface Words {
+  readonly commands: readonly { name: string; summary: string; words: readonly string[] }[];
+  readonly drivers: readonly string[];
+  readonly filters: readonly string[];
+}
+
+const shells = { bash, zsh, fish };
+
+export function completionCommand(program: Command): Command {
+  return new Command("completion")
+    .description("print a completion script for a shell")
+    .addArgument(new Argument("<SHELL>").choices(Object.keys(shells)))
+    .addHelpText(
+      "after",
+      `
+Examples:
+  source <(vbdkit completion bash)
+  vbdkit completion zsh > "\${fpath[1]}/_vbdkit"
+  vbdkit completion fish > ~/.config/fish/completions/vbdkit.fish
+`,
+    )
+    .action(async (shell: keyof typeof shells) => {
+      const { drivers, filters } = catalogue();
+      const words: Words = {
+        commands: program.commands.map((command) => ({
+          name: command.name(),
+          summary: command.description(),
+          words: [
+            ...command.commands.map((child) => child.name()),
+            ...command.options.flatMap((option) => option.long ?? []),
+            "--help",
+          ],
+        })),
+        drivers: drivers.map((driver) => driver.name),
+        filters: filters.map((filter) => filter.name),
+      };
+      print(shells[shell](words));
+    });
+}
+
+function bash(words: Words): string {
+  const cases = words.commands
+    .map((command) => `    ${command.name}) words="${wordsOf(command, words)}" ;;`)
+    .join("\n");
+  return `# bash completion for vbdkit; source it, or put it in /usr/share/bash-completion/completions/vbdkit
+_vbdkit() {
+  local current="\${COMP_WORDS[COMP_CWORD]}" previous="\${COMP_WORDS[COMP_CWORD - 1]}" words=""
+  COMPREPLY=()
+  if [ "$COMP_CWORD" -eq 1 ]; then
+    COMPREPLY=($(compgen -W "${words.commands.map((command) => command.name).join(" ")} --help --version" -- "$current"))
+    return
+  fi
+  if [ "$previous" = --filter ]; then
+    COMPREPLY=($(compgen -W "${words.filters.join(" ")}" -- "$current"))
+    return
+  fi
+  case "\${COMP_WORDS[1]}" in
+${cases}
+  esac
+  COMPREPLY=($(compgen -W "$words" -- "$current") $(compgen -f -- "$current"))
+}
+complete -o filenames -F _vbdkit vbdkit`;
+}
+
+function zsh(words: Words): string {
+  const commands = words.commands
+    .map((command) => `    '${command.name}:${command.summary.replaceAll(/['":]/g, "")}'`)
+    .join("\n");
+  const cases = words.commands
+    .map((command) => `    ${command.name}) compadd -- ${wordsOf(command, words)} ;;`)
+    .join("\n");
+  return `#compdef vbdkit
+_vbdkit() {
+  local -a commands=(
+${commands}
+  )
+  if (( CURRENT == 2 )); then
+    _describe command commands
+    return
+  fi
+  if [[ "\${words[CURRENT-1]}" == --filter ]]; then
+    compadd -- ${words.filters.join(" ")}
+    return
+  fi
+  case "\${words[2]}" in
+${cases}
+  esac
+  _files
+}
+if [ "\${funcstack[1]}" = "_vbdkit" ]; then _vbdkit "$@"; else compdef _vbdkit vbdkit; fi`;
+}
+
+function fish(words: Words): string {
+  const lines = words.commands.flatMap((command) => [
+    `complete -c vbdkit -n __fish_use_subcommand -f -a ${command.name} -d "${command.summary.replaceAll('"', "")}"`,
+    `complete -c vbdkit -n "__fish_seen_subcommand_from ${command.name}" -a "${wordsOf(command, words)}"`,
+  ]);
+  return ["# fish completion for vbdkit", ...lines].join("\n");
+}
+
+/** What may follow a command, besides files. */
+function wordsOf(command: Words["commands"][number], words: Words): string {
+  const takesDisk = ["serve", "info", "copy", "drivers", "help"].includes(command.name);
+  const filters = ["filters", "help"].includes(command.name) ? words.filters : [];
+  return [...command.words, ...(takesDisk ? words.drivers : []), ...filters].join(" ");
+}

@@ -1,0 +1,27 @@
+/** `vbdkit help TOPIC`: a command, a driver or a filter. */
+import { Command } from "commander";
+import { catalogue } from "../catalogue.ts";
+import { UsageError } from "../errors.ts";
+import { print } from "../output.ts";
+import { didYouMean } from "../suggest.ts";
+import { describeEntry } from "./list.ts";
+
+export function helpCommand(program: Command): Command {
+  return new Command("help")
+    .description("help about a command, a driver or a filter")
+    .argument("[TOPIC]", "its name")
+    .action(async (topic: string | undefined) => {
+      if (topic === undefined) return program.outputHelp();
+      const command = program.commands.find((candidate) => candidate.name() === topic);
+      if (command !== undefined) return command.outputHelp();
+      const { drivers, filters } = catalogue();
+      const driver = drivers.find((entry) => entry.name === topic);
+      if (driver !== undefined) return print(describeEntry("driver", driver));
+      const filter = filters.find((entry) => entry.name === topic);
+      if (filter !== undefined) return print(describeEntry("filter", filter));
+      const known = [...program.commands.map((c) => c.name()), ...drivers, ...filters].map(
+        (item) => (typeof item === "string" ? item : item.name),
+      );
+      throw new UsageError(`there is no help about "${topic}"${didYouMean(topic, known)}`);
+    });
+}

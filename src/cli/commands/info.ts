@@ -1,0 +1,153 @@
+/** `vbdkit info`: a disk that nobody serves, opened for a moment; or a running server, asked over its control socket. */
+import { Command } from "commander";
+import type { BlockStore, Extent } from "../../store/block-store.ts";
+import { formatSize } from "../../util/size.ts";
+import { ask, findMachine } from "../control.ts";
+import { UsageError } from "../errors.ts";
+import { fields, paint, print, printJson, table } from "../output.ts";
+import type { ServerInfo } from "../server-info.ts";
+
+/** A disk in more pieces than this is described by those: nobody reads a longer sum, and finding it takes minutes. */
+const MAX_RUNS = 100_000;
+
+interface InfoOptions {
+  filter: string[];
+  machine?: string;
+  map?: true;
+  json?: true;
+}
+
+export function infoCommand(): Command {
+  return new Command("info")
+    .description("what a disk is: size, blocks, features, extents; or what a running server does")
+    .argument(
+      "[DISK...]",
+      "[DRIVER] NAME [key=value ...], an NBD URI, or a running server's folder",
+    )
+    .usage("[OPTION...] DISK|URI|FOLDER")
+    .option("--filter NAME", "look through a filter or format; the first is outermost", collect, [])
+    .option("--machine DIR", "the folder of a running server (default: $VBDKIT_MACHINE)")
+    .option("--map", "list the extents")
+    .option("--json", "print JSON")
+    .addHelpText(
+      "after",
+      `
+A folder that vbdkit serve made, a socket in it, or the nbd+unix URI of such a socket is asked for what was
+negotiated and for its counters, read now from ring pages and grant table.
+
+Examples:
+  vbdkit info disk.img
+  vbdkit info --map --json disk.img
+  vbdkit info --filter qcow2 golden.qcow2
+  vbdkit info nbd://localhost/export
+  vbdkit info /tmp/vbdkit-x1y2z3
+`,
+    )
+    .action(info);
+}
+
+async function info(words: string[], options: InfoOptions): Promise<void> {
+  const machine =
+    options.machine ??
+    (words.length === 1 ? findMachine(words[0]!) : undefined) ??
+    (words.length === 0 ? process.env.VBDKIT_MACHINE : undefined);
+  if (machine !== undefined && options.map === undefined) {
+    const server = await ask<ServerInfo>(machine, "info");
+    if (options.json) printJson(server);
+    else print(describeServer(server));
+    return;
+  }
+  if (words.length === 0) {
+    throw new UsageError("info needs a disk, an NBD URI or the folder of a running server");
+  }
+  const { openStore, parseDisk } = await import("../../index.ts");
+  await using store = await openStore(parseDisk(words, options.filter), { readOnly: true });
+  const { map, ...extents } = await summarize(store);
+  const facts = { disk: words.join(" "), ...store.info, extents };
+  if (options.json) printJson(options.map ? { ...facts, map } : facts);
+  else print(options.map ? describeMap(map) : describeStore(facts.disk, store, extents));
+}
+
+interface Extents {
+  /** Bytes of each kind. */
+  data: number;
+  hole: number;
+  zero: number;
+  runs: number;
+  /** Whether the sums cover the whole disk. */
+  complete: boolean;
+}
+
+async function summarize(store: BlockStore): Promise<Extents & { map: Extent[] }> {
+  const sums = { data: 0, hole: 0, zero: 0, runs: 0, complete: true, map: [] as Extent[] };
+  let previous: Extent | undefined;
+  for await (const extent of store.extents(0, store.info.size)) {
+    if (extent.hole) sums.hole += extent.length;
+    else if (extent.zero) sums.zero += extent.length;
+    else sums.data += extent.length;
+    if (previous?.hole === extent.hole && previous.zero === extent.zero) {
+      previous = { ...previous, length: previous.length + extent.length };
+      sums.map[sums.map.length - 1] = previous;
+      continue;
+    }
+    if (sums.runs === MAX_RUNS) {
+      sums.complete = false;
+      break;
+    }
+    sums.runs++;
+    previous = extent;
+    sums.map.push(extent);
+  }
+  return sums;
+}
+
+function describeStore(disk: string, store: BlockStore, extents: Extents): string {
+  const { size, engine, block, discard, native, ...rest } = store.info;
+  const part = (bytes: number) => `${formatSize(bytes)}`;
+  const rows = [
+    ["size", `${formatSize(size)} (${size} bytes)`],
+    ["engine", engine ?? "none"],
+    ["read-only", rest.readOnly ? "yes" : "no"],
+    ["blocks", `${part(block.minimum)} to ${part(block.maximum)}, best ${part(block.preferred)}`],
+    ["discard", discard === undefined ? "no" : `in units of ${part(discard.granularity)}`],
+    ["does itself", [...native].join(", ") || "reads and writes"],
+    ["shareable", rest.shareable ? "yes" : "no"],
+    [
+      "extents",
+      `${part(extents.data)} data, ${part(extents.zero)} zeroes, ${part(extents.hole)} holes, in ${extents.complete ? "" : "more than "}${extents.runs} ${extents.runs === 1 ? "run" : "runs"}`,
+    ],
+  ];
+  return `${paint("bold", disk)}\n${table(rows, "  ")}`;
+}
+
+/** As `nbdinfo --map`: offset, length, type, name. */
+function describeMap(map: readonly Extent[]): string {
+  const width = Math.max(1, ...map.map((extent) => String(extent.offset + extent.length).length));
+  return map
+    .map(({ offset, length, hole, zero }) => {
+      const type = (hole ? 1 : 0) + (zero ? 2 : 0);
+      const name = ["data", "hole", "zero", "hole,zero"][type];
+      return `${String(offset).padStart(width)}  ${String(length).padStart(width)}  ${type}  ${name}`;
+    })
+    .join("\n");
+}
+
+function describeServer(server: ServerInfo): string {
+  const { disks, ...head } = server;
+  const parts = [
+    paint("bold", `vbdkit ${server.version}, process ${server.pid}`),
+    fields(head, "  "),
+  ];
+  for (const { attachment, store, vdev, ...disk } of disks) {
+    parts.push(
+      paint("bold", vdev),
+      fields({ ...disk, size: formatSize(store.size) }, "  "),
+      fields(attachment, "  "),
+    );
+  }
+  return parts.join("\n");
+}
+
+function collect(value: string, previous: string[]): string[] {
+  return [...previous, value];
+}

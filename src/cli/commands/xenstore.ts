@@ -1,0 +1,172 @@
+/**
+ * `vbdkit xenstore`: Debian's xenstore-ls, -read, -write, -rm, -watch, -chmod and -list over the socket of a
+ * running server, with their output (tools/xenstore/xenstore_client.c), for machines that do not have them.
+ */
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { Command, type OptionValues } from "commander";
+import type { XenStore, XenStorePermission } from "../../xen/domain.ts";
+import { UsageError } from "../errors.ts";
+import { print } from "../output.ts";
+import { escapeValue, unescapeValue } from "../xenstore-text.ts";
+
+const SYSTEM_SOCKETS = ["/run/xenstored/socket", "/var/run/xenstored/socket"];
+
+export function xenstoreCommand(): Command {
+  const group = new Command("xenstore")
+    .description("look into a xenstore: ls, list, read, write, rm, chmod, watch")
+    .option("-s, --socket SOCKET", "the xenstore's socket, or the folder of a running server")
+    .addHelpText(
+      "after",
+      `
+Without -s the socket is $XENSTORED_PATH, the one in $VBDKIT_MACHINE, or the system's own.
+
+Examples:
+  vbdkit xenstore -s /tmp/vbdkit-x1y2z3 ls -f
+  vbdkit xenstore read /local/domain/0/name
+  vbdkit xenstore watch -n 2 /local/domain/0/backend
+`,
+    );
+  const add = (
+    usage: string,
+    description: string,
+    act: (store: XenStore, words: string[], options: OptionValues) => Promise<void>,
+  ) => {
+    const command = new Command(usage.split(" ")[0])
+      .description(description)
+      .arguments(usage.slice(usage.indexOf(" ") + 1))
+      .action(async () => {
+        await using store = await openStore(group.opts().socket);
+        await act(store, command.args, command.opts());
+      });
+    group.addCommand(command);
+    return command;
+  };
+  add("ls [PATH]", "the tree below PATH, with values", (store, [path], options) =>
+    list(store, path ?? "/", 0, options),
+  )
+    .option("-f, --full", "the whole path of every node")
+    .option("-p, --permissions", "permissions too");
+  add("list <PATH...>", "the names of the children", async (store, paths) => {
+    for (const path of paths) {
+      for (const name of (await store.list(path)) ?? missing(path)) print(name);
+    }
+  });
+  add("read <PATH...>", "values", async (store, paths) => {
+    for (const path of paths) {
+      const value = (await store.readBytes(path)) ?? missing(path);
+      const name = paths.length > 1 ? `${path}: ` : "";
+      print(name + escapeValue(value));
+    }
+  });
+  add("write <PATH> <VALUE> [MORE...]", "writes values, all in one transaction", writeAll);
+  add("rm <PATH...>", "removes nodes and what is below them", async (store, paths) => {
+    for (const path of paths) {
+      if ((await store.readBytes(path)) === undefined) missing(path);
+      await store.remove(path);
+    }
+  });
+  add(
+    "chmod <PATH> <PERMISSION...>",
+    "sets permissions: n0 (owner 0, nobody else), r1, w2, b3",
+    async (store, [path, ...words]) => {
+      await store.setPermissions(path!, words.map(parsePermission));
+    },
+  );
+  add("watch <PATH...>", "prints what changes, until stopped", watch).option(
+    "-n, --count <N>",
+    "end after N events",
+    parseCount,
+  );
+  return group;
+}
+
+async function openStore(socket: string | undefined): Promise<XenStore> {
+  const { XenStoreClient } = await import("../../xen/xenstore/client.ts");
+  return await XenStoreClient.connect(socketPath(socket));
+}
+
+/** The socket that -s, the environment or the system names. */
+function socketPath(given: string | undefined): string {
+  const machine = process.env.VBDKIT_MACHINE;
+  const named =
+    given ??
+    process.env.XENSTORED_PATH ??
+    (machine === undefined ? undefined : join(machine, "xenstored.sock")) ??
+    SYSTEM_SOCKETS.find((path) => existsSync(path));
+  if (named === undefined) {
+    throw new UsageError(
+      "which xenstore? Name its socket or a running server's folder with -s, XENSTORED_PATH or VBDKIT_MACHINE",
+    );
+  }
+  const inside = join(named, "xenstored.sock");
+  return existsSync(inside) ? inside : named;
+}
+
+function missing(path: string): never {
+  throw new Error(`${path}: there is no such node`);
+}
+
+async function list(
+  store: XenStore,
+  path: string,
+  depth: number,
+  options: OptionValues,
+): Promise<void> {
+  const names = await store.list(path);
+  // A node that goes away while we look is no error; one that never was is.
+  if (names === undefined) return depth === 0 ? missing(path) : undefined;
+  for (const name of names) {
+    const child = path === "/" ? `/${name}` : `${path}/${name}`;
+    const value = await store.readBytes(child);
+    const label = options.full ? child : " ".repeat(depth) + name;
+    const text = value === undefined ? ":" : ` = "${escapeValue(value)}"`;
+    const access = options.permissions ? await store.getPermissions(child) : undefined;
+    print(label + text + (access === undefined ? "" : `   (${access.map(permission).join(",")})`));
+    await list(store, child, depth + 1, options);
+  }
+}
+
+async function writeAll(store: XenStore, words: string[]): Promise<void> {
+  if (words.length % 2 !== 0) throw new UsageError("write takes pairs: PATH VALUE");
+  await store.transaction(async (operations) => {
+    for (let i = 0; i < words.length; i += 2) {
+      await operations.write(words[i]!, unescapeValue(words[i + 1]!));
+    }
+  });
+}
+
+async function watch(store: XenStore, paths: string[], options: OptionValues): Promise<void> {
+  let left = (options.count as number | undefined) ?? Number.POSITIVE_INFINITY;
+  const done = Promise.withResolvers<void>();
+  for (const path of paths) {
+    await store.watch(path, (changed) => {
+      if (left <= 0) return;
+      print(changed);
+      if (--left === 0) done.resolve();
+    });
+  }
+  await done.promise;
+}
+
+const letters = { none: "n", read: "r", write: "w", both: "b" } as const;
+
+function permission({ domid, access }: XenStorePermission): string {
+  return `${letters[access]}${domid}`;
+}
+
+function parsePermission(word: string): XenStorePermission {
+  const match = /^([nrwb])(\d{1,5})$/.exec(word);
+  const access = Object.entries(letters).find(([, letter]) => letter === match?.[1])?.[0];
+  if (match === null || access === undefined) {
+    throw new UsageError(`"${word}" is not a permission: write n, r, w or b and a domid, as in r1`);
+  }
+  return { domid: Number(match[2]), access: access as XenStorePermission["access"] };
+}
+
+function parseCount(text: string): number {
+  const count = Number(text);
+  if (!Number.isSafeInteger(count) || count < 1)
+    throw new UsageError(`--count ${text}: not a count`);
+  return count;
+}

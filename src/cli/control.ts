@@ -1,0 +1,94 @@
+/**
+ * How other commands ask a running server: `control.sock` in the server's own folder (0700), one line of JSON each
+ * way. `{"request":"info"}` is answered with what the server is, what was negotiated, and its counters now.
+ *
+ * Invariant: a line that is not a request gets an error line; nothing sent here changes the server.
+ */
+import { chmodSync, existsSync, statSync } from "node:fs";
+import { connect, createServer, type Socket } from "node:net";
+import { dirname, join } from "node:path";
+import { UsageError } from "./errors.ts";
+import { plain } from "./output.ts";
+
+const CONTROL_SOCKET = "control.sock";
+/** A request is a word; who sends more is not one of ours. */
+const MAX_REQUEST_BYTES = 4096;
+/** The answer comes from the server's memory; it is slow only when its event loop is stuck. */
+const ANSWER_TIMEOUT_MS = 10_000;
+
+type Answers = Readonly<Record<string, () => Promise<unknown>>>;
+
+/** Listens in `directory`. Disposal closes it and removes the socket. */
+export async function openControl(directory: string, answers: Answers): Promise<AsyncDisposable> {
+  const sockets = new Set<Socket>();
+  const server = createServer((socket) => {
+    sockets.add(socket);
+    socket.on("close", () => sockets.delete(socket));
+    socket.on("error", () => socket.destroy());
+    socket.setTimeout(ANSWER_TIMEOUT_MS, () => socket.destroy());
+    let text = "";
+    socket.setEncoding("utf8").on("data", (chunk: string) => {
+      text += chunk;
+      if (!text.includes("\n") && text.length < MAX_REQUEST_BYTES) return;
+      socket.removeAllListeners("data").pause();
+      void answer(text, answers).then((reply) => socket.end(`${reply}\n`));
+    });
+  });
+  const path = join(directory, CONTROL_SOCKET);
+  await new Promise<void>((resolve, reject) => {
+    server.once("error", reject).listen(path, resolve);
+  });
+  chmodSync(path, 0o600);
+  server.unref();
+  return {
+    async [Symbol.asyncDispose]() {
+      for (const socket of sockets) socket.destroy();
+      await new Promise((resolve) => server.close(resolve));
+    },
+  };
+}
+
+async function answer(line: string, answers: Answers): Promise<string> {
+  try {
+    const { request } = JSON.parse(line) as { request?: unknown };
+    if (typeof request !== "string" || !Object.hasOwn(answers, request)) {
+      throw new Error(`requests are ${Object.keys(answers).join(", ")}`);
+    }
+    return JSON.stringify({ answer: await answers[request]!() }, plain);
+  } catch (error) {
+    return JSON.stringify({ error: error instanceof Error ? error.message : String(error) });
+  }
+}
+
+/** The folder of a running server that a folder, a socket in it, or a nbd+unix URI names; else undefined. */
+export function findMachine(name: string): string | undefined {
+  let path = name;
+  if (/^nbds?\+unix:/.test(name)) path = new URL(name).searchParams.get("socket") ?? "";
+  for (const folder of [path, dirname(path)]) {
+    const socket = join(folder, CONTROL_SOCKET);
+    const named = folder === path || statSync(path, { throwIfNoEntry: false })?.isSocket() === true;
+    if (path !== "" && named && existsSync(socket)) return folder;
+  }
+  return undefined;
+}
+
+/** Asks the server in `directory`. Rejects with a UsageError where there is none. */
+export async function ask<T>(directory: string, request: string): Promise<T> {
+  const path = join(directory, CONTROL_SOCKET);
+  const socket = connect(path);
+  socket.setTimeout(ANSWER_TIMEOUT_MS, () =>
+    socket.destroy(new Error(`${path}: no answer within ${ANSWER_TIMEOUT_MS / 1000} s`)),
+  );
+  let text = "";
+  try {
+    socket.write(`${JSON.stringify({ request })}\n`);
+    for await (const chunk of socket.setEncoding("utf8")) text += chunk;
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code;
+    if (code !== "ENOENT" && code !== "ECONNREFUSED") throw error;
+    throw new UsageError(`${directory}: no server runs there`, { cause: error });
+  }
+  const reply = JSON.parse(text) as { answer?: T; error?: string };
+  if (reply.error !== undefined) throw new Error(`${directory}: ${reply.error}`);
+  return reply.answer as T;
+}

@@ -1,0 +1,74 @@
+/** What commands print: text, tables, plain data as indented fields, JSON. Colour is the terminal's, never a pipe's. */
+import { type InspectColor, styleText } from "node:util";
+
+/** Colours only where standard output is a terminal and NO_COLOR is not set. */
+export function paint(colour: InspectColor, text: string): string {
+  return styleText(colour, text, { stream: process.stdout });
+}
+
+export function print(text: string): void {
+  process.stdout.write(`${text}\n`);
+}
+
+export function printJson(value: unknown): void {
+  print(JSON.stringify(value, plain, 2));
+}
+
+/** Sets become arrays, so that JSON shows them. */
+export function plain(_key: string, value: unknown): unknown {
+  return value instanceof Set ? [...value] : value;
+}
+
+/** What to do when whoever reads our standard output has gone (`| head -1`). Nothing is said in any case. */
+export function onClosedPipe(act: () => void): void {
+  for (const stream of [process.stdout, process.stderr]) {
+    stream.removeAllListeners("error");
+    stream.on("error", (error: NodeJS.ErrnoException) => {
+      if (error.code !== "EPIPE") throw error;
+      act();
+    });
+  }
+}
+
+/** Rows with their columns aligned, two spaces between; the last column is left ragged. */
+export function table(rows: readonly (readonly string[])[], indent = ""): string {
+  const widths: number[] = [];
+  for (const row of rows) {
+    for (const [column, cell] of row.entries()) {
+      widths[column] = Math.max(widths[column] ?? 0, cell.length);
+    }
+  }
+  const line = (row: readonly string[]) =>
+    row
+      .map((cell, column) => (column === row.length - 1 ? cell : cell.padEnd(widths[column]!)))
+      .join("  ");
+  return rows.map((row) => indent + line(row)).join("\n");
+}
+
+/** Plain data as `name  value` lines, nested data indented below its name: `maxSegments` reads `max segments`. */
+export function fields(data: object, indent = ""): string {
+  const simple: string[][] = [];
+  const nested: string[] = [];
+  for (const [name, value] of Object.entries(data)) {
+    if (value === undefined) continue;
+    const label = name.replaceAll(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`);
+    const list = value instanceof Set ? [...value] : value;
+    if (Array.isArray(list) && list.every((item) => typeof item !== "object")) {
+      simple.push([label, list.join(", ") || "none"]);
+    } else if (Array.isArray(list)) {
+      for (const [index, item] of list.entries()) {
+        nested.push(`${indent}${label} ${index}`, fields(item as object, `${indent}  `));
+      }
+    } else if (typeof list === "object" && list !== null) {
+      nested.push(`${indent}${label}`, fields(list as object, `${indent}  `));
+    } else simple.push([label, scalar(list)]);
+  }
+  const head = simple.length === 0 ? [] : [table(simple, indent)];
+  return [...head, ...nested].join("\n");
+}
+
+function scalar(value: unknown): string {
+  if (typeof value === "boolean") return value ? "yes" : "no";
+  if (typeof value === "number") return value.toLocaleString("en-US");
+  return String(value);
+}

@@ -1,0 +1,69 @@
+/** The commands and how they look: one place for help, styles, versions and what commander says of mistakes. */
+import { Command } from "commander";
+import { completionCommand } from "./commands/completion.ts";
+import { copyCommand } from "./commands/copy.ts";
+import { helpCommand } from "./commands/help.ts";
+import { infoCommand } from "./commands/info.ts";
+import { driversCommand, filtersCommand } from "./commands/list.ts";
+import { serveCommand } from "./commands/serve.ts";
+import { xenstoreCommand } from "./commands/xenstore.ts";
+import { paint } from "./output.ts";
+import { didYouMean } from "./suggest.ts";
+import { packageVersion } from "./version.ts";
+
+export function createProgram(): Command {
+  const program = new Command("vbdkit")
+    .description("Xen virtual block devices in TypeScript: serve a disk, look at it, copy it.")
+    .version(packageVersion(), "-V, --version", "print the version")
+    .usage("COMMAND [OPTION...]")
+    .helpCommand(false)
+    .addHelpText(
+      "after",
+      `
+Try:
+  vbdkit serve disk.img                     a disk through a Xen ring, out as NBD
+  vbdkit serve memory 1G --run 'nbdinfo "$uri"'
+  vbdkit info disk.img                      what is in it
+  vbdkit help file                          a driver, a filter or a command
+`,
+    );
+  program.addCommand(serveCommand());
+  program.addCommand(infoCommand());
+  program.addCommand(copyCommand());
+  program.addCommand(xenstoreCommand());
+  program.addCommand(driversCommand());
+  program.addCommand(filtersCommand());
+  program.addCommand(completionCommand(program));
+  program.addCommand(helpCommand(program));
+  program.action(() => {
+    const [word] = program.args;
+    if (word === undefined) program.help();
+    const names = program.commands.map((command) => command.name());
+    program.error(`error: there is no command "${word}"${didYouMean(word!, names)}`);
+  });
+  program.allowExcessArguments();
+  prepare(program);
+  return program;
+}
+
+/** One style and one way of failing for a command and those below it. */
+function prepare(command: Command): void {
+  command
+    .exitOverride()
+    .showSuggestionAfterError()
+    .configureHelp({ styleTitle: (title) => paint("bold", title) })
+    .configureOutput({ outputError: (text, write) => write(`${oneLine(text, command)}\n`) });
+  for (const child of command.commands) prepare(child);
+}
+
+/** `error: unknown option '--x'\n(Did you mean --y?)` of commander, as every other message of ours. */
+function oneLine(text: string, command: Command): string {
+  const message = text
+    .replace(/^error: /, "")
+    .trim()
+    .replace(/\n\(Did you mean (.*)\?\)$/, "; did you mean $1?")
+    .replaceAll("\n", " ");
+  const names: string[] = [];
+  for (let at: Command | null = command; at !== null; at = at.parent) names.unshift(at.name());
+  return `vbdkit: ${message} (${names.join(" ")} --help tells)`;
+}

@@ -1,0 +1,221 @@
+/**
+ * A running server: a machine, its disks, the NBD server before them, the control socket beside.
+ *
+ * Invariant: disposal goes backwards (no new clients, requests in flight end, flush, detach, remove sockets), also
+ * where starting failed half-way.
+ */
+import { writeFileSync } from "node:fs";
+import { rm } from "node:fs/promises";
+import { join } from "node:path";
+import type { AttachedDisk, Machine } from "../index.ts";
+import type { EngineChoice, StoreSpec } from "../store/block-store.ts";
+import { catalogue } from "./catalogue.ts";
+import { openControl } from "./control.ts";
+import { groupDisks } from "./disks.ts";
+import { UsageError } from "./errors.ts";
+import type { ServerInfo } from "./server-info.ts";
+import { packageVersion } from "./version.ts";
+
+/** The options of `vbdkit serve`, as commander names them. */
+export interface ServeOptions {
+  unix?: string;
+  port?: number;
+  ip: string;
+  readonly?: true;
+  exportName?: string;
+  pidfile?: string;
+  filter: string[];
+  run?: string;
+  exitWithParent?: true;
+  xenstore?: string;
+  machine?: string;
+  engine: EngineChoice;
+  link: "thread" | "worker" | "process";
+  shared?: true;
+  vdev: string;
+  maxRingPageOrder?: number;
+  maxIndirectSegments?: number;
+  maxPersistentGrants?: number;
+  persistent: boolean;
+  discard: boolean;
+  protocol?: "x86_64-abi" | "x86_32-abi" | "native";
+  json?: true;
+  verbose?: true;
+}
+
+interface ServedDisk {
+  readonly words: string;
+  readonly name: string;
+  readonly disk: AttachedDisk;
+}
+
+/** Opens the disks, attaches them and listens. `signal` ends starting. */
+export async function startServer(
+  words: readonly string[],
+  options: ServeOptions,
+  signal: AbortSignal,
+): Promise<RunningServer> {
+  const specs = await parseDisks(words, options);
+  const { Machine, NbdServer } = await import("../index.ts");
+  const stack = new AsyncDisposableStack();
+  try {
+    const machine = stack.use(
+      await Machine.start({
+        ...(options.machine === undefined ? {} : { directory: options.machine }),
+        ...(options.xenstore === undefined ? {} : { xenstoreSocket: options.xenstore }),
+      }),
+    );
+    const disks: ServedDisk[] = [];
+    for (const [index, { text, spec }] of specs.entries()) {
+      const vdev = vdevAt(options.vdev, index);
+      const disk = stack.use(await machine.attach(spec, attachOptions(options, vdev, signal)));
+      const name = options.exportName ?? (specs.length === 1 ? "" : vdev);
+      disks.push({ words: text, name, disk });
+    }
+    const exports = disks.map(({ name, disk, words: description }) => ({
+      name,
+      store: disk.store,
+      description,
+    }));
+    const nbd = stack.use(new NbdServer(exports, { reactor: machine.reactor }));
+    const tcp = options.port !== undefined;
+    const path =
+      options.unix === undefined || options.unix === "-"
+        ? join(machine.directory, "nbd.sock")
+        : options.unix;
+    await nbd.listen(tcp ? { host: options.ip, port: options.port! } : { path });
+    const server = new RunningServer(machine, disks, nbd.uri, options.link, stack);
+    stack.use(await openControl(machine.directory, { info: () => server.info() }));
+    if (options.pidfile !== undefined) {
+      const { pidfile } = options;
+      writeFileSync(pidfile, `${process.pid}\n`);
+      stack.defer(() => rm(pidfile, { force: true }));
+    }
+    return server;
+  } catch (error) {
+    await stack.disposeAsync();
+    throw error;
+  }
+}
+
+export class RunningServer implements AsyncDisposable {
+  readonly #machine: Machine;
+  readonly #disks: readonly ServedDisk[];
+  readonly #uri: string;
+  readonly #link: string;
+  readonly #stack: AsyncDisposableStack;
+
+  constructor(
+    machine: Machine,
+    disks: readonly ServedDisk[],
+    uri: string,
+    link: string,
+    stack: AsyncDisposableStack,
+  ) {
+    this.#machine = machine;
+    this.#disks = disks;
+    this.#uri = uri;
+    this.#link = link;
+    this.#stack = stack;
+  }
+
+  async info(): Promise<ServerInfo> {
+    const disks = this.#disks.map(async ({ words, name, disk }) => ({
+      disk: words,
+      vdev: disk.vdev,
+      export: name,
+      uri: exportUri(this.#uri, name),
+      link: this.#link,
+      store: disk.store.info,
+      attachment: await disk.information(),
+    }));
+    return {
+      version: packageVersion(),
+      pid: process.pid,
+      directory: this.#machine.directory,
+      xenstoreSocket: this.#machine.xenstoreSocket,
+      uri: exportUri(this.#uri, this.#disks[0]!.name),
+      uptimeSeconds: Math.round(process.uptime()),
+      disks: await Promise.all(disks),
+    };
+  }
+
+  /** What `--run` gives to its command, by nbdkit's names and by those of Xen's tools. */
+  environment(): Record<string, string> {
+    const uri = new URL(exportUri(this.#uri, this.#disks[0]!.name));
+    const socket = uri.searchParams.get("socket");
+    return {
+      uri: uri.href,
+      unixsocket: socket ?? "",
+      port: uri.port,
+      nbd: socket === null ? `nbd:${uri.hostname}:${uri.port}` : `nbd:unix:${socket}`,
+      XENSTORED_PATH: this.#machine.xenstoreSocket,
+      VBDKIT_MACHINE: this.#machine.directory,
+    };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#stack.disposeAsync();
+  }
+}
+
+async function parseDisks(
+  words: readonly string[],
+  options: ServeOptions,
+): Promise<{ text: string; spec: StoreSpec }[]> {
+  const { parseDisk } = await import("../index.ts");
+  const { drivers } = catalogue();
+  const groups = groupDisks(words, new Set(drivers.map((driver) => driver.name)));
+  if (groups.length > 1 && options.exportName !== undefined) {
+    throw new UsageError("--export-name names one export; several disks are named by their vdevs");
+  }
+  return groups.map((group) => ({
+    text: group.join(" "),
+    spec: parseDisk(group, options.filter),
+  }));
+}
+
+function attachOptions(options: ServeOptions, vdev: string, signal: AbortSignal) {
+  const shared = defined({
+    maxRingPageOrder: options.maxRingPageOrder,
+    maxIndirectSegments: options.maxIndirectSegments,
+    persistent: options.persistent,
+  });
+  return {
+    vdev,
+    link: options.link,
+    engine: options.engine,
+    readOnly: options.readonly === true,
+    signal,
+    backend: {
+      ...shared,
+      ...defined({ maxPersistentGrants: options.maxPersistentGrants, discard: options.discard }),
+    },
+    frontend: { ...shared, ...defined({ protocol: options.protocol }) },
+  };
+}
+
+/** Without the fields that are undefined: an option that was not given leaves the default of the library. */
+function defined<T extends object>(fields: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
+  return Object.fromEntries(
+    Object.entries(fields).filter(([, value]) => value !== undefined),
+  ) as never;
+}
+
+/** xvda, xvdb ... : the vdev of disk `index` where the first has `first`. */
+function vdevAt(first: string, index: number): string {
+  if (index === 0) return first;
+  const match = /^(xvd|sd|hd)([a-z])$/.exec(first);
+  const letter = match === null ? 0 : match[2]!.charCodeAt(0) + index;
+  if (match === null || letter > 0x7a) {
+    throw new UsageError(`--vdev ${first} leaves no name for disk ${index + 1}: use xvda ... xvdz`);
+  }
+  return match[1] + String.fromCharCode(letter);
+}
+
+/** The URI of one export of a server, by the NBD URI specification. */
+function exportUri(server: string, name: string): string {
+  const uri = new URL(server);
+  uri.pathname = `/${encodeURIComponent(name)}`;
+  return uri.href;
+}

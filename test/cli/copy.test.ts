@@ -1,0 +1,80 @@
+/** `vbdkit copy`: bytes arrive, holes stay holes, and nothing of another size is overwritten. */
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { readFileSync, statSync } from "node:fs";
+import { open, writeFile } from "node:fs/promises";
+import { describe, test } from "node:test";
+import { serve, temporaryFolder, vbdkit } from "../support/vbdkit.ts";
+
+/** 64 MiB with 3 MiB of data in it. */
+async function sparseImage(path: string): Promise<Buffer> {
+  const data = randomBytes(3 * 2 ** 20);
+  await using file = await open(path, "w");
+  await file.truncate(64 * 2 ** 20);
+  await file.write(data, 0, data.length, 2 ** 24);
+  return data;
+}
+
+describe("copy", { concurrency: 2 }, () => {
+  test("makes the destination, the same bytes, as sparse as the source", async () => {
+    await using folder = await temporaryFolder();
+    await sparseImage(folder.file("a.img"));
+    const words = ["copy", "--json", "a.img", "b.img"];
+    const { stdout, stderr, code } = await vbdkit(words, { cwd: folder.path });
+    assert.equal(stderr, "");
+    assert.equal(code, 0);
+    const result = JSON.parse(stdout);
+    assert.equal(result.size, 64 * 2 ** 20);
+    assert.ok(result.copied < 8 * 2 ** 20);
+    assert.equal(spawnSync("cmp", [folder.file("a.img"), folder.file("b.img")]).status, 0);
+    assert.ok(statSync(folder.file("b.img")).blocks * 512 < 8 * 2 ** 20, "sparse");
+  });
+
+  test("writes zeroes over what was there, unless told that the target is zero", async () => {
+    await using folder = await temporaryFolder();
+    await sparseImage(folder.file("a.img"));
+    const old = Buffer.alloc(64 * 2 ** 20, 0xee);
+    await writeFile(folder.file("b.img"), old);
+    await vbdkit(["copy", "a.img", "b.img"], { cwd: folder.path });
+    assert.equal(spawnSync("cmp", [folder.file("a.img"), folder.file("b.img")]).status, 0);
+    await writeFile(folder.file("b.img"), old);
+    await vbdkit(["copy", "--target-is-zero", "a.img", "b.img"], { cwd: folder.path });
+    assert.equal(readFileSync(folder.file("b.img"))[0], 0xee);
+  });
+
+  test("copies to and from a running server over NBD", async () => {
+    await using folder = await temporaryFolder();
+    const data = await sparseImage(folder.file("a.img"));
+    await using served = await serve(["memory", "64M"]);
+    const there = await vbdkit(["copy", "a.img", served.info.uri], { cwd: folder.path });
+    assert.equal(there.stderr, "");
+    const back = await vbdkit(["copy", served.info.uri, "b.img"], { cwd: folder.path });
+    assert.equal(back.stderr, "");
+    const copy = readFileSync(folder.file("b.img"));
+    assert.deepEqual(copy.subarray(2 ** 24, 2 ** 24 + data.length), data);
+    assert.equal(spawnSync("cmp", [folder.file("a.img"), folder.file("b.img")]).status, 0);
+  });
+
+  test("refuses a destination of another size, and allows a larger one when asked", async () => {
+    await using folder = await temporaryFolder();
+    await writeFile(folder.file("a.img"), Buffer.alloc(4096, 1));
+    await writeFile(folder.file("b.img"), Buffer.alloc(8192, 2));
+    const refused = await vbdkit(["copy", "a.img", "b.img"], { cwd: folder.path });
+    assert.match(refused.stderr, /^vbdkit: b\.img: .*8 KiB.*4 KiB.*--allow-larger.*\n$/);
+    assert.equal(refused.code, 1);
+    assert.equal((await vbdkit(["copy", "b.img", "a.img"], { cwd: folder.path })).code, 1);
+    assert.equal(readFileSync(folder.file("a.img"))[0], 1);
+    const words = ["copy", "--allow-larger", "a.img", "b.img"];
+    assert.equal((await vbdkit(words, { cwd: folder.path })).code, 0);
+    const copy = readFileSync(folder.file("b.img"));
+    assert.deepEqual([copy[0], copy[4095], copy[4096]], [1, 1, 2]);
+  });
+
+  test("leaves no half-made destination behind when the source cannot be opened", async () => {
+    await using folder = await temporaryFolder();
+    const { code } = await vbdkit(["copy", "missing.img", "b.img"], { cwd: folder.path });
+    assert.equal(code, 1);
+    assert.throws(() => statSync(folder.file("b.img")));
+  });
+});

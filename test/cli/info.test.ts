@@ -1,0 +1,94 @@
+/** `vbdkit info`: a disk nobody serves, and a running server found by folder, socket, URI, option and environment. */
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { open, stat } from "node:fs/promises";
+import { connect } from "node:net";
+import { join } from "node:path";
+import { after, before, describe, test } from "node:test";
+import type { ServerInfo } from "../../src/cli/server-info.ts";
+import {
+  cleanEnvironment,
+  type Served,
+  serve,
+  temporaryFolder,
+  vbdkit,
+} from "../support/vbdkit.ts";
+
+test("info of a sparse file tells size, blocks and extents", async () => {
+  await using folder = await temporaryFolder();
+  const image = folder.file("a.img");
+  await using file = await open(image, "w");
+  await file.truncate(2 ** 20);
+  await file.write(Buffer.alloc(65536, 1), 0, 65536, 2 ** 18);
+  const { stdout, code } = await vbdkit(["info", "--json", image]);
+  const info = JSON.parse(stdout);
+  assert.equal(code, 0);
+  assert.equal(info.size, 2 ** 20);
+  assert.equal(info.extents.data, 65536);
+  assert.equal(info.extents.data + info.extents.hole + info.extents.zero, 2 ** 20);
+  assert.match((await vbdkit(["info", image])).stdout, /size +1 MiB \(1048576 bytes\)/);
+  const { stdout: map } = await vbdkit(["info", "--map", image]);
+  assert.match(map, /^ *262144 +65536 +0 +data$/m);
+});
+
+describe("info of a running server", { concurrency: 2 }, () => {
+  let served: Served;
+  before(async () => {
+    served = await serve(["memory", "1M"]);
+  });
+  after(() => served[Symbol.asyncDispose]());
+
+  test("finds it by folder, socket, URI, option and environment", async () => {
+    const { directory, uri, xenstoreSocket } = served.info;
+    const ways: [string[], NodeJS.ProcessEnv][] = [
+      [[directory], {}],
+      [[xenstoreSocket], {}],
+      [[uri], {}],
+      [["--machine", directory], {}],
+      [[], { VBDKIT_MACHINE: directory }],
+    ];
+    for (const [words, environment] of ways) {
+      const env = cleanEnvironment(environment);
+      const { stdout, stderr } = await vbdkit(["info", "--json", ...words], { env });
+      assert.equal(stderr, "");
+      assert.equal((JSON.parse(stdout) as ServerInfo).pid, served.child.pid);
+    }
+  });
+
+  test("reads the counters as they are now", async () => {
+    const counters = async () => {
+      const { stdout } = await vbdkit(["info", "--json", served.info.directory]);
+      return (JSON.parse(stdout) as ServerInfo).disks[0]!.attachment;
+    };
+    const earlier = await counters();
+    assert.equal(spawnSync("nbdcopy", [served.info.uri, "null:"]).status, 0);
+    const later = await counters();
+    assert.ok(later.ring.requestsProduced > earlier.ring.requestsProduced);
+    assert.equal(later.ring.requestsProduced, later.ring.responsesProduced);
+    assert.ok(later.backend.grants.mapped > 0);
+  });
+
+  test("prints the same for people", async () => {
+    const { stdout } = await vbdkit(["info", served.info.directory]);
+    assert.match(stdout, /^vbdkit \d.*, process \d+$/m);
+    assert.match(stdout, /ring pages +\d/);
+  });
+
+  test("asks a socket that only we may open, and that answers nonsense with an error", async () => {
+    const path = join(served.info.directory, "control.sock");
+    assert.equal((await stat(path)).mode & 0o777, 0o600);
+    for (const line of ["nonsense", "{}", '{"request":"stop"}', '{"request":"__proto__"}']) {
+      const socket = connect(path);
+      socket.write(`${line}\n`);
+      let text = "";
+      for await (const chunk of socket.setEncoding("utf8")) text += chunk;
+      assert.equal(typeof JSON.parse(text).error, "string", line);
+    }
+  });
+
+  test("says so where no server runs", async () => {
+    const { stderr, code } = await vbdkit(["info", "--machine", "/nowhere"]);
+    assert.equal(stderr, "vbdkit: /nowhere: no server runs there\n");
+    assert.equal(code, 2);
+  });
+});
