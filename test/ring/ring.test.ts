@@ -211,6 +211,27 @@ test("a backend that claims impossible responses breaks the ring for good", () =
   }
 });
 
+test("an index that goes back breaks the ring, and what was counted stays", () => {
+  const { words, front, back } = makeRing();
+  for (let id = 0; id < 5; id++) front.push(flush(id));
+  front.publish();
+  assert.equal(back.pending(), 5);
+  words[REQ_PROD] = 3;
+  assert.equal(back.pending(), -1);
+  const request = new BlkifRequest();
+  for (let id = 0; id < 5; id++) {
+    back.consume(request);
+    back.respond(request.idLow, 0, request.operation, 0);
+  }
+  back.publish();
+  assert.equal(front.pending(), 5);
+  words[RSP_PROD] = 3;
+  assert.equal(front.pending(), -1);
+  const response = new BlkifResponse();
+  for (let id = 0; id < 5; id++) front.consume(response);
+  assert.equal(response.idLow, 4);
+});
+
 test("whatever a peer writes into the pages, nothing throws and the counters stay in order", () => {
   const poke = fc.record({ word: fc.nat(1023), value: fc.nat(0xffff_ffff) });
   const nudge = fc.record({ word: fc.nat(3), value: fc.nat(80) });
