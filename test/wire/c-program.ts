@@ -17,7 +17,7 @@ export class CProgram implements Disposable {
     const width = protocol === "x86_32-abi" ? "-m32" : "-m64";
     const flags = [width, "-O1", "-Wall", "-Werror", "-D__XEN_INTERFACE_VERSION__=0x00040d00"];
     try {
-      execFileSync("gcc", [...flags, "-o", this.#program, source]);
+      execFileSync(process.env.CC ?? "gcc", [...flags, "-o", this.#program, source]);
     } catch (error) {
       this[Symbol.dispose]();
       throw error;
