@@ -6,8 +6,8 @@ import { Machine, NbdServer, parseDisk } from "vbdkit";
 await using machine = await Machine.start();
 await using disk = await machine.attach(parseDisk(["memory", "64M"], []), { vdev: "xvda" });
 await using server = new NbdServer([{ name: "", store: disk.store }], { reactor: machine.reactor });
-await server.listen({ path: join(machine.directory, "nbd.sock") });
+const { uri } = await server.listen({ path: join(machine.directory, "nbd.sock") });
 
-console.log(server.uri);
-const { stdout } = spawnSync("nbdinfo", ["--size", server.uri], { encoding: "utf8" });
+console.log(uri);
+const { stdout } = spawnSync("nbdinfo", ["--size", uri], { encoding: "utf8" });
 console.log(stdout?.trim() ?? "nbdinfo is not installed");

@@ -9,7 +9,6 @@ import { unpacked, unpackedPackages } from "../test/support/debian.ts";
 
 /** Debian package, and a program or file by which other systems are asked for it. */
 const tools: Readonly<Record<string, string>> = {
-  "bash-completion": "/usr/share/bash-completion/bash_completion",
   e2fsprogs: "mkfs.ext4",
   fio: "fio",
   gcc: "gcc",

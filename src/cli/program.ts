@@ -51,7 +51,11 @@ function prepare(command: Command): void {
   command
     .exitOverride()
     .showSuggestionAfterError()
-    .configureHelp({ styleTitle: (title) => paint("bold", title) })
+    .configureHelp({
+      styleTitle: (title) => paint("bold", title),
+      optionTerm: (option) => option.flags.replaceAll(/[<>]/g, ""),
+      argumentTerm: (argument) => argument.name(),
+    })
     .configureOutput({ outputError: (text, write) => write(`${oneLine(text, command)}\n`) });
   for (const child of command.commands) prepare(child);
 }
@@ -62,8 +66,9 @@ function oneLine(text: string, command: Command): string {
     .replace(/^error: /, "")
     .trim()
     .replace(/\n\(Did you mean (.*)\?\)$/, "; did you mean $1?")
+    .replace(/\n\(Did you mean one of (.*)\?\)$/, "; did you mean one of $1?")
     .replaceAll("\n", " ");
   const names: string[] = [];
   for (let at: Command | null = command; at !== null; at = at.parent) names.unshift(at.name());
-  return `vbdkit: ${message} (${names.join(" ")} --help tells)`;
+  return `vbdkit: ${message} (see ${names.join(" ")} --help)`;
 }

@@ -21,7 +21,6 @@ export interface ServedDiskInfo {
   /** NBD export name. */
   readonly export: string;
   readonly uri: string;
-  readonly link: string;
   /** What a reader of the NBD export meets: the frontend. */
   readonly store: BlockStoreInfo;
   /** What was negotiated, and the counters of ring and grants. */

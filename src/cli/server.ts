@@ -8,6 +8,7 @@ import { writeFileSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { AttachedDisk, Machine } from "../index.ts";
+import { formatNbdUri, type NbdAddress } from "../nbd/uri.ts";
 import type { EngineChoice, StoreSpec } from "../store/block-store.ts";
 import { catalogue } from "./catalogue.ts";
 import { openControl } from "./control.ts";
@@ -24,7 +25,7 @@ export interface ServeOptions {
   readonly?: true;
   exportName?: string;
   pidfile?: string;
-  filter: string[];
+  filter?: string[];
   run?: string;
   exitWithParent?: true;
   xenstore?: string;
@@ -83,8 +84,10 @@ export async function startServer(
       options.unix === undefined || options.unix === "-"
         ? join(machine.directory, "nbd.sock")
         : options.unix;
-    await nbd.listen(tcp ? { host: options.ip, port: options.port! } : { path });
-    const server = new RunningServer(machine, disks, nbd.uri, options.link, stack);
+    const { address } = await nbd.listen(
+      tcp ? { host: options.ip, port: options.port! } : { path },
+    );
+    const server = new RunningServer(machine, disks, address, stack);
     stack.use(await openControl(machine.directory, { info: () => server.info() }));
     if (options.pidfile !== undefined) {
       const { pidfile } = options;
@@ -101,21 +104,18 @@ export async function startServer(
 export class RunningServer implements AsyncDisposable {
   readonly #machine: Machine;
   readonly #disks: readonly ServedDisk[];
-  readonly #uri: string;
-  readonly #link: string;
+  readonly #address: NbdAddress;
   readonly #stack: AsyncDisposableStack;
 
   constructor(
     machine: Machine,
     disks: readonly ServedDisk[],
-    uri: string,
-    link: string,
+    address: NbdAddress,
     stack: AsyncDisposableStack,
   ) {
     this.#machine = machine;
     this.#disks = disks;
-    this.#uri = uri;
-    this.#link = link;
+    this.#address = address;
     this.#stack = stack;
   }
 
@@ -124,8 +124,7 @@ export class RunningServer implements AsyncDisposable {
       disk: words,
       vdev: disk.vdev,
       export: name,
-      uri: exportUri(this.#uri, name),
-      link: this.#link,
+      uri: this.#uri(name),
       store: disk.store.info,
       attachment: await disk.information(),
     }));
@@ -134,7 +133,7 @@ export class RunningServer implements AsyncDisposable {
       pid: process.pid,
       directory: this.#machine.directory,
       xenstoreSocket: this.#machine.xenstoreSocket,
-      uri: exportUri(this.#uri, this.#disks[0]!.name),
+      uri: this.#uri(this.#disks[0]!.name),
       uptimeSeconds: Math.round(process.uptime()),
       disks: await Promise.all(disks),
     };
@@ -142,16 +141,20 @@ export class RunningServer implements AsyncDisposable {
 
   /** What `--run` gives to its command, by nbdkit's names and by those of Xen's tools. */
   environment(): Record<string, string> {
-    const uri = new URL(exportUri(this.#uri, this.#disks[0]!.name));
-    const socket = uri.searchParams.get("socket");
+    const address = this.#address;
+    const unix = "path" in address;
     return {
-      uri: uri.href,
-      unixsocket: socket ?? "",
-      port: uri.port,
-      nbd: socket === null ? `nbd:${uri.hostname}:${uri.port}` : `nbd:unix:${socket}`,
+      uri: this.#uri(this.#disks[0]!.name),
+      unixsocket: unix ? address.path : "",
+      port: unix ? "" : String(address.port),
+      nbd: unix ? `nbd:unix:${address.path}` : `nbd:${address.host}:${address.port}`,
       XENSTORED_PATH: this.#machine.xenstoreSocket,
       VBDKIT_MACHINE: this.#machine.directory,
     };
+  }
+
+  #uri(exportName: string): string {
+    return formatNbdUri({ address: this.#address, exportName });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -171,7 +174,7 @@ async function parseDisks(
   }
   return groups.map((group) => ({
     text: group.join(" "),
-    spec: parseDisk(group, options.filter),
+    spec: parseDisk(group, options.filter ?? []),
   }));
 }
 
@@ -211,11 +214,4 @@ function vdevAt(first: string, index: number): string {
     throw new UsageError(`--vdev ${first} leaves no name for disk ${index + 1}: use xvda ... xvdz`);
   }
   return match[1] + String.fromCharCode(letter);
-}
-
-/** The URI of one export of a server, by the NBD URI specification. */
-function exportUri(server: string, name: string): string {
-  const uri = new URL(server);
-  uri.pathname = `/${encodeURIComponent(name)}`;
-  return uri.href;
 }

@@ -27,7 +27,7 @@ export function copyCommand(): Command {
     .option("--target-is-zero", "the destination reads as zeroes already; write data alone")
     .option("--allow-larger", "the destination may be larger; the rest of it is left alone")
     .addOption(
-      new Option("--engine ENGINE", "how files are read and written")
+      new Option("--engine <ENGINE>", "how files are read and written")
         .choices(["auto", "io_uring", "pread", "libuv"])
         .default("auto"),
     )

@@ -11,7 +11,7 @@ import type { ServerInfo } from "../server-info.ts";
 const MAX_RUNS = 100_000;
 
 interface InfoOptions {
-  filter: string[];
+  filter?: string[];
   machine?: string;
   map?: true;
   json?: true;
@@ -25,8 +25,8 @@ export function infoCommand(): Command {
       "[DRIVER] NAME [key=value ...], an NBD URI, or a running server's folder",
     )
     .usage("[OPTION...] DISK|URI|FOLDER")
-    .option("--filter NAME", "look through a filter or format; the first is outermost", collect, [])
-    .option("--machine DIR", "the folder of a running server (default: $VBDKIT_MACHINE)")
+    .option("--filter <NAME>", "look through a filter or format; the first is outermost", collect)
+    .option("--machine <DIR>", "the folder of a running server (default: $VBDKIT_MACHINE)")
     .option("--map", "list the extents")
     .option("--json", "print JSON")
     .addHelpText(
@@ -61,7 +61,7 @@ async function info(words: string[], options: InfoOptions): Promise<void> {
     throw new UsageError("info needs a disk, an NBD URI or the folder of a running server");
   }
   const { openStore, parseDisk } = await import("../../index.ts");
-  await using store = await openStore(parseDisk(words, options.filter), { readOnly: true });
+  await using store = await openStore(parseDisk(words, options.filter ?? []), { readOnly: true });
   const { map, ...extents } = await summarize(store);
   const facts = { disk: words.join(" "), ...store.info, extents };
   if (options.json) printJson(options.map ? { ...facts, map } : facts);
@@ -148,6 +148,6 @@ function describeServer(server: ServerInfo): string {
   return parts.join("\n");
 }
 
-function collect(value: string, previous: string[]): string[] {
+function collect(value: string, previous: readonly string[] = []): string[] {
   return [...previous, value];
 }

@@ -17,47 +17,53 @@ export function serveCommand(): Command {
     .argument("[DISK...]", "[DRIVER] NAME [key=value ...], one or more")
     .usage("[OPTION...] [[DRIVER] NAME [key=value ...]]...")
     .optionsGroup("Where it listens:")
-    .option("-U, --unix SOCKET", "NBD on this Unix socket; - is one in a private folder (default)")
-    .option("-p, --port PORT", "NBD on this TCP port; 0 takes a free one", integer(0, 65535))
-    .option("-i, --ip ADDRESS", "the address for --port", "127.0.0.1")
-    .option("-e, --export-name NAME", 'NBD export name (default "", or the vdev for several disks)')
-    .option("--xenstore SOCKET", "the xenstore listens on this socket")
-    .option("--machine DIR", "folder for the sockets, made 0700 (default: a fresh one)")
+    .option(
+      "-U, --unix <SOCKET>",
+      "NBD on this Unix socket; - is one in a private folder (default)",
+    )
+    .option("-p, --port <PORT>", "NBD on this TCP port; 0 takes a free one", integer(0, 65535))
+    .option("-i, --ip <ADDRESS>", "the address for --port", "127.0.0.1")
+    .option(
+      "-e, --export-name <NAME>",
+      'NBD export name (default "", or the vdev for several disks)',
+    )
+    .option("--xenstore <SOCKET>", "the xenstore listens on this socket")
+    .option("--machine <DIR>", "folder for the sockets, made 0700 (default: a fresh one)")
     .optionsGroup("The disks:")
     .option("-r, --readonly", "refuse writing")
-    .option("--filter NAME", "put a filter before the disk; the first is outermost", collect, [])
+    .option("--filter <NAME>", "put a filter before the disk; the first is outermost", collect)
     .option("--shared", "let others write the image too; you keep them apart")
-    .option("--vdev NAME", "virtual device of the first disk: xvda, sda, hda, d0p1 ...", "xvda")
+    .option("--vdev <NAME>", "virtual device of the first disk: xvda, sda, hda, d0p1 ...", "xvda")
     .addOption(
-      new Option("--engine ENGINE", "how files are read and written")
+      new Option("--engine <ENGINE>", "how files are read and written")
         .choices(["auto", "io_uring", "pread", "libuv"])
         .default("auto"),
     )
     .optionsGroup("The ring between frontend and backend:")
     .addOption(
-      new Option("--link LINK", "where the backend runs")
+      new Option("--link <LINK>", "where the backend runs")
         .choices(["thread", "worker", "process"])
         .default("thread"),
     )
-    .option("--max-ring-page-order N", "the ring has at most 2^N pages", integer(0, 4))
+    .option("--max-ring-page-order <N>", "the ring has at most 2^N pages", integer(0, 4))
     .option(
-      "--max-indirect-segments N",
+      "--max-indirect-segments <N>",
       "4 KiB segments in one request; 0 for none",
       integer(0, 256),
     )
-    .option("--max-persistent-grants N", "grants the backend keeps mapped", integer(0, 65536))
+    .option("--max-persistent-grants <N>", "grants the backend keeps mapped", integer(0, 65536))
     .option("--no-persistent", "map and unmap grants for every request")
     .option("--no-discard", "do not offer discard")
     .addOption(
-      new Option("--protocol ABI", "the layout the frontend speaks").choices([
+      new Option("--protocol <ABI>", "the layout the frontend speaks").choices([
         "x86_64-abi",
         "x86_32-abi",
         "native",
       ]),
     )
     .optionsGroup("How it runs:")
-    .option("--run COMMAND", "run a shell command, end with it and with its exit code")
-    .option("-P, --pidfile FILE", "write the process id there once it serves")
+    .option("--run <COMMAND>", "run a shell command, end with it and with its exit code")
+    .option("-P, --pidfile <FILE>", "write the process id there once it serves")
     .option("--exit-with-parent", "end when the parent ends (always so under npm and npx)")
     .option("--json", "print what is served as JSON")
     .option("--verbose", "say more, stack traces too")
@@ -103,7 +109,7 @@ async function serve(words: string[], options: ServeOptions): Promise<void> {
   await stop.stopped();
 }
 
-function collect(value: string, previous: string[]): string[] {
+function collect(value: string, previous: readonly string[] = []): string[] {
   return [...previous, value];
 }
 

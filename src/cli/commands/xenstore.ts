@@ -15,7 +15,7 @@ const SYSTEM_SOCKETS = ["/run/xenstored/socket", "/var/run/xenstored/socket"];
 export function xenstoreCommand(): Command {
   const group = new Command("xenstore")
     .description("look into a xenstore: ls, list, read, write, rm, chmod, watch")
-    .option("-s, --socket SOCKET", "the xenstore's socket, or the folder of a running server")
+    .option("-s, --socket <SOCKET>", "the xenstore's socket, or the folder of a running server")
     .addHelpText(
       "after",
       `
@@ -82,7 +82,7 @@ Examples:
 }
 
 async function openStore(socket: string | undefined): Promise<XenStore> {
-  const { XenStoreClient } = await import("../../xen/xenstore/client.ts");
+  const { XenStoreClient } = await import("../../xen/xenstore/index.ts");
   return await XenStoreClient.connect(socketPath(socket));
 }
 
