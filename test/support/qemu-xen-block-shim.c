@@ -431,7 +431,7 @@ int xenevtchn_bind_interdomain(void *handle, uint32_t domid, uint32_t remote)
 static void close_port(uint32_t port)
 {
 	uint32_t word = load(&self->ports[port]);
-	struct domain *peer = word >> 12 & INTERDOMAIN ? find(word >> 16) : NULL;
+	struct domain *peer = (word >> 12 & 15) == INTERDOMAIN ? find(word >> 16) : NULL;
 
 	owners[port] = NULL;
 	__atomic_store_n(&self->ports[port], 0, __ATOMIC_SEQ_CST);

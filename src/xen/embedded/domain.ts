@@ -20,11 +20,18 @@ export class EmbeddedDomain implements Domain, Neighbour, Kickable {
   readonly events: EmbeddedEventChannels;
   readonly memory: DomainMemory;
   /** What ends with the domain: its bell, its place in the machine. */
-  readonly #ends = new AsyncDisposableStack();
+  readonly #ends: AsyncDisposableStack;
   #queued = false;
 
-  /** Takes over one hold of `memory`. */
-  constructor(memory: DomainMemory, neighbours: Neighbours, store: XenStore, reactor: Reactor) {
+  /** Takes over one hold of `memory`, and `ends`, which are disposed last. */
+  constructor(
+    memory: DomainMemory,
+    neighbours: Neighbours,
+    store: XenStore,
+    reactor: Reactor,
+    ends: AsyncDisposableStack = new AsyncDisposableStack(),
+  ) {
+    this.#ends = ends;
     const lookAgain = (): void => this.lookAgain();
     this.id = memory.shape.domid;
     this.memory = memory;
