@@ -1,6 +1,6 @@
 /**
  * Requests and responses of the block protocol, as <xen/io/blkif.h> and <xen/io/protocols.h> lay them out, in every
- * ABI: one codec over two tables of word offsets.
+ * ABI: one codec, and for each way to align 64-bit fields a layout.
  *
  * Invariants. A word of shared memory is read at most once, and every decision is taken on the private copy of it (the
  * memory model of JavaScript forbids an engine to repeat a read). Decoding never fails: a hostile slot becomes values
@@ -55,7 +55,7 @@ export interface BlkifLayout {
   readonly requestSize: number;
   /** Bytes of a response, padding included. */
   readonly responseSize: number;
-  /** Word of a request where its id lies; the other fields of its body follow as ID, SECTOR, TAIL ... say. */
+  /** Word of a request where its id lies; what follows it lies at the same distances in every ABI. */
   readonly body: number;
 }
 

@@ -30,12 +30,12 @@ import { CProgram, compiledProtocols } from "./c-program.ts";
 const seed = Math.floor(Math.random() * 2 ** 31);
 const slotCount = 2000;
 const programs = new Map<BlkifProtocol, CProgram>();
-for (const protocol of compiledProtocols) {
-  programs.set(protocol, new CProgram(join(import.meta.dirname, "blkif.c"), protocol));
-}
 after(() => {
   for (const program of programs.values()) program[Symbol.dispose]();
 });
+for (const protocol of compiledProtocols) {
+  programs.set(protocol, new CProgram(join(import.meta.dirname, "blkif.c"), protocol));
+}
 
 /** What the header's structures read in a slot: its fields by our names, arrays only as far as they count. */
 interface Read {
