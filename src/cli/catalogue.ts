@@ -1,6 +1,5 @@
 /** The drivers and filters there are, as plain data: for lists, help, completion and JSON. */
-import type { Parameter } from "../store/parameters.ts";
-import { drivers, filters } from "../store/registry.ts";
+import { type AnyDriver, type AnyFilter, drivers, filters } from "../store/registry.ts";
 
 export interface CatalogueEntry {
   readonly name: string;
@@ -22,14 +21,6 @@ export interface Catalogue {
   readonly filters: readonly CatalogueEntry[];
 }
 
-/** What a driver or filter says of itself. */
-interface Described {
-  readonly name: string;
-  readonly summary: string;
-  readonly positional?: string;
-  readonly parameters: object;
-}
-
 export function catalogue(): Catalogue {
   return {
     drivers: [...drivers.values()].map(entryOf),
@@ -37,14 +28,16 @@ export function catalogue(): Catalogue {
   };
 }
 
-function entryOf(described: Described): CatalogueEntry {
-  const { name, summary, positional } = described;
-  const table = Object.entries(described.parameters as Record<string, Parameter<unknown>>);
+export function driverNames(): ReadonlySet<string> {
+  return new Set(drivers.keys());
+}
+
+function entryOf(described: AnyDriver | AnyFilter): CatalogueEntry {
   return {
-    name,
-    summary,
-    positional,
-    parameters: table.map(([key, parameter]) => ({
+    name: described.name,
+    summary: described.summary,
+    positional: "positional" in described ? described.positional : undefined,
+    parameters: Object.entries(described.parameters).map(([key, parameter]) => ({
       name: key,
       value: parameter.value,
       help: parameter.help,

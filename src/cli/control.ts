@@ -4,7 +4,7 @@
  *
  * Invariant: a line that is not a request gets an error line; nothing sent here changes the server.
  */
-import { chmodSync, existsSync, statSync } from "node:fs";
+import { chmodSync, existsSync, rmSync, statSync } from "node:fs";
 import { connect, createServer, type Socket } from "node:net";
 import { dirname, join } from "node:path";
 import { UsageError } from "./errors.ts";
@@ -35,6 +35,7 @@ export async function openControl(directory: string, answers: Answers): Promise<
     });
   });
   const path = join(directory, CONTROL_SOCKET);
+  await removeStale(path);
   await new Promise<void>((resolve, reject) => {
     server.once("error", reject).listen(path, resolve);
   });
@@ -46,6 +47,19 @@ export async function openControl(directory: string, answers: Answers): Promise<
       await new Promise((resolve) => server.close(resolve));
     },
   };
+}
+
+/** Removes the socket of a server that was killed; one that answers is left, and listening on it fails. */
+async function removeStale(path: string): Promise<void> {
+  if (!existsSync(path)) return;
+  const refused = await new Promise<boolean>((resolve) => {
+    const socket = connect(path, () => {
+      socket.destroy();
+      resolve(false);
+    });
+    socket.on("error", ({ code }: NodeJS.ErrnoException) => resolve(code === "ECONNREFUSED"));
+  });
+  if (refused) rmSync(path, { force: true });
 }
 
 async function answer(line: string, answers: Answers): Promise<string> {

@@ -3,6 +3,8 @@
  * them for `copy`.
  */
 import { existsSync } from "node:fs";
+import { nearest } from "../util/nearest.ts";
+import { UsageError } from "./errors.ts";
 
 const PARAMETER = /^[a-z][a-z0-9-]*=/;
 
@@ -32,6 +34,15 @@ export function splitDisk(word: string, drivers: ReadonlySet<string>): string[] 
   if (existsSync(word)) return [word];
   const words = word.split(/\s+/).filter((part) => part !== "");
   return words.length > 1 && (drivers.has(words[0]!) || PARAMETER.test(words[1]!)) ? words : [word];
+}
+
+/** A bare word that is no file but nearly a driver is a slip, not a file that is missing. */
+export function checkName(words: readonly string[], drivers: ReadonlySet<string>): void {
+  const [name] = words;
+  if (name === undefined || drivers.has(name) || existsSync(name)) return;
+  const driver = nearest(name, drivers);
+  if (driver === undefined) return;
+  throw new UsageError(`there is neither a driver nor a file "${name}"; did you mean "${driver}"?`);
 }
 
 /** Quotes a word for a POSIX shell, where it needs it. */

@@ -1,5 +1,6 @@
 /** The commands and how they look: one place for help, styles, versions and what commander says of mistakes. */
 import { Command } from "commander";
+import { didYouMean } from "../util/nearest.ts";
 import { completionCommand } from "./commands/completion.ts";
 import { copyCommand } from "./commands/copy.ts";
 import { helpCommand } from "./commands/help.ts";
@@ -8,7 +9,6 @@ import { driversCommand, filtersCommand } from "./commands/list.ts";
 import { serveCommand } from "./commands/serve.ts";
 import { xenstoreCommand } from "./commands/xenstore.ts";
 import { paint } from "./output.ts";
-import { didYouMean } from "./suggest.ts";
 import { packageVersion } from "./version.ts";
 
 export function createProgram(): Command {

@@ -10,9 +10,9 @@ import { join } from "node:path";
 import type { AttachedDisk, Machine } from "../index.ts";
 import { formatNbdUri, type NbdAddress } from "../nbd/uri.ts";
 import type { EngineChoice, StoreSpec } from "../store/block-store.ts";
-import { catalogue } from "./catalogue.ts";
+import { driverNames } from "./catalogue.ts";
 import { openControl } from "./control.ts";
-import { groupDisks } from "./disks.ts";
+import { checkName, groupDisks } from "./disks.ts";
 import { UsageError } from "./errors.ts";
 import type { ServerInfo } from "./server-info.ts";
 import { packageVersion } from "./version.ts";
@@ -167,8 +167,9 @@ async function parseDisks(
   options: ServeOptions,
 ): Promise<{ text: string; spec: StoreSpec }[]> {
   const { parseDisk } = await import("../index.ts");
-  const { drivers } = catalogue();
-  const groups = groupDisks(words, new Set(drivers.map((driver) => driver.name)));
+  const drivers = driverNames();
+  const groups = groupDisks(words, drivers);
+  for (const group of groups) checkName(group, drivers);
   if (groups.length > 1 && options.exportName !== undefined) {
     throw new UsageError("--export-name names one export; several disks are named by their vdevs");
   }

@@ -56,7 +56,12 @@ describe("a mistake gets one clear line and an exit code", { concurrency: 2 }, (
     ["info on an image that is not there", ["info", "missing.img"], /missing\.img/, failure],
     ["a folder as image", ["serve", "file", "."], /director/, failure],
     ["a size that is no multiple of 512", ["serve", "odd.img"], /odd\.img.*(512|1000)/, failure],
-    ["a driver that is none", ["serve", "memry", "size=1G"], /memry/, usage],
+    [
+      "a driver that is none",
+      ["serve", "memry", "size=1G"],
+      /"memry"; did you mean "memory"\?/,
+      usage,
+    ],
     [
       "a driver's name for info",
       ["drivers", "memry"],

@@ -4,6 +4,7 @@ import { spawnSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { readFileSync, statSync } from "node:fs";
 import { open, writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import { describe, test } from "node:test";
 import { serve, temporaryFolder, vbdkit } from "../support/vbdkit.ts";
 
@@ -69,6 +70,19 @@ describe("copy", { concurrency: 2 }, () => {
     assert.equal((await vbdkit(words, { cwd: folder.path })).code, 0);
     const copy = readFileSync(folder.file("b.img"));
     assert.deepEqual([copy[0], copy[4095], copy[4096]], [1, 1, 2]);
+  });
+
+  test("shows progress on a terminal", async () => {
+    await using folder = await temporaryFolder();
+    await sparseImage(folder.file("a.img"));
+    const program = join(import.meta.dirname, "../../bin/vbdkit.js");
+    const command = `"${process.execPath}" "${program}" copy a.img b.img`;
+    const { stdout, status } = spawnSync("script", ["-qec", command, "/dev/null"], {
+      cwd: folder.path,
+      encoding: "utf8",
+    });
+    assert.equal(status, 0);
+    assert.match(stdout, /100% \[#{24}\] 64 MiB of 64 MiB/);
   });
 
   test("leaves no half-made destination behind when the source cannot be opened", async () => {

@@ -1,11 +1,12 @@
 /** `vbdkit serve` as a person uses it: what it prints works, it ends in good order, it ends with its parent. */
 import assert from "node:assert/strict";
-import { spawn, spawnSync } from "node:child_process";
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import type { ServerInfo } from "../../src/cli/server-info.ts";
 import {
   cleanEnvironment,
   finished,
@@ -41,13 +42,7 @@ describe("serve", { concurrency: 2 }, () => {
   test("what it prints to try works as pasted", async () => {
     await using folder = await temporaryFolder();
     const child = start(["serve", "memory", "1M"]);
-    let text = "";
-    await new Promise<void>((resolve) => {
-      child.stdout!.setEncoding("utf8").on("data", (chunk: string) => {
-        text += chunk;
-        if (text.includes("Ctrl-C")) resolve();
-      });
-    });
+    const text = await printed(child, "Ctrl-C");
     const commands = [...text.matchAll(/^ {2}(.*?) +# /gm)].map((match) => match[1]!);
     assert.equal(commands.length, 5);
     for (const command of commands) {
@@ -163,6 +158,20 @@ describe("serve", { concurrency: 2 }, () => {
     await gone(pid);
   });
 
+  for (const signal of ["SIGTERM", "SIGKILL"] as const) {
+    test(`npm start leaves no server behind when npm gets ${signal}`, async () => {
+      const words = ["--silent", "start", "--", "--json", "memory", "1M"];
+      const npm = spawn("npm", words, {
+        cwd: join(import.meta.dirname, "../.."),
+        env: cleanEnvironment(),
+        stdio: ["ignore", "pipe", "inherit"],
+      });
+      const text = await printed(npm, "\n}\n");
+      npm.kill(signal);
+      await gone((JSON.parse(text) as ServerInfo).pid);
+    });
+  }
+
   test("it ends with npm's shell without being asked", async () => {
     const { pid } = await orphan([], { npm_lifecycle_event: "start" });
     await gone(pid);
@@ -176,15 +185,22 @@ async function orphan(words: string[], environment = {}): Promise<{ pid: number 
     env: cleanEnvironment(environment),
     stdio: ["ignore", "pipe", "inherit"],
   });
-  let text = "";
-  await new Promise<void>((resolve) => {
-    shell.stdout.setEncoding("utf8").on("data", (chunk: string) => {
-      text += chunk;
-      if (text.includes("Ctrl-C")) resolve();
-    });
-  });
+  const text = await printed(shell, "Ctrl-C");
   shell.kill("SIGKILL");
   return { pid: Number.parseInt(text, 10) };
+}
+
+/** What a child has printed once `end` is among it. */
+async function printed(child: ChildProcess, end: string): Promise<string> {
+  let text = "";
+  await new Promise<void>((resolve, reject) => {
+    child.once("close", (code) => reject(new Error(`ended with ${code} after: ${text}`)));
+    child.stdout!.setEncoding("utf8").on("data", (chunk: string) => {
+      text += chunk;
+      if (text.includes(end)) resolve();
+    });
+  });
+  return text;
 }
 
 async function gone(pid: number): Promise<void> {

@@ -6,8 +6,8 @@ import { groupDisks, quote, splitDisk } from "../../src/cli/disks.ts";
 import { messageOf } from "../../src/cli/errors.ts";
 import { fields, table } from "../../src/cli/output.ts";
 import { progressLine } from "../../src/cli/progress.ts";
-import { nearest } from "../../src/cli/suggest.ts";
 import { escapeValue, unescapeValue } from "../../src/cli/xenstore-text.ts";
+import { nearest } from "../../src/util/nearest.ts";
 
 const drivers = new Set(["file", "memory", "nbd"]);
 

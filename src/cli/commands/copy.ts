@@ -4,9 +4,9 @@ import { realpath } from "node:fs/promises";
 import { Command, Option } from "commander";
 import type { EngineChoice, StoreSpec } from "../../store/block-store.ts";
 import { formatSize } from "../../util/size.ts";
-import { catalogue } from "../catalogue.ts";
+import { driverNames } from "../catalogue.ts";
 import { copyDisk } from "../copy-disk.ts";
-import { splitDisk } from "../disks.ts";
+import { checkName, splitDisk } from "../disks.ts";
 import { print, printJson } from "../output.ts";
 import { Progress } from "../progress.ts";
 import { StopSignal } from "../signals.ts";
@@ -84,8 +84,10 @@ async function copy(from: string, to: string, options: CopyOptions): Promise<voi
 
 async function specOf(word: string): Promise<StoreSpec> {
   const { parseDisk } = await import("../../index.ts");
-  const drivers = new Set(catalogue().drivers.map((driver) => driver.name));
-  return parseDisk(splitDisk(word, drivers), []);
+  const drivers = driverNames();
+  const words = splitDisk(word, drivers);
+  checkName(words, drivers);
+  return parseDisk(words);
 }
 
 /** The file that a disk is, where it is one. */

@@ -1,9 +1,9 @@
 /** `vbdkit help TOPIC`: a command, a driver or a filter. */
 import { Command } from "commander";
+import { didYouMean } from "../../util/nearest.ts";
 import { catalogue } from "../catalogue.ts";
 import { UsageError } from "../errors.ts";
 import { print } from "../output.ts";
-import { didYouMean } from "../suggest.ts";
 import { describeEntry } from "./list.ts";
 
 export function helpCommand(program: Command): Command {

@@ -2,7 +2,9 @@
 import { Command } from "commander";
 import type { BlockStore, Extent } from "../../store/block-store.ts";
 import { formatSize } from "../../util/size.ts";
+import { driverNames } from "../catalogue.ts";
 import { ask, findMachine } from "../control.ts";
+import { checkName } from "../disks.ts";
 import { UsageError } from "../errors.ts";
 import { fields, paint, print, printJson, table } from "../output.ts";
 import type { ServerInfo } from "../server-info.ts";
@@ -60,6 +62,7 @@ async function info(words: string[], options: InfoOptions): Promise<void> {
   if (words.length === 0) {
     throw new UsageError("info needs a disk, an NBD URI or the folder of a running server");
   }
+  checkName(words, driverNames());
   const { openStore, parseDisk } = await import("../../index.ts");
   await using store = await openStore(parseDisk(words, options.filter ?? []), { readOnly: true });
   const { map, ...extents } = await summarize(store);

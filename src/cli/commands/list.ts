@@ -1,9 +1,9 @@
 /** `vbdkit drivers` and `vbdkit filters`: what there is, and the parameters of one. */
 import { Command } from "commander";
+import { didYouMean } from "../../util/nearest.ts";
 import { type CatalogueEntry, catalogue } from "../catalogue.ts";
 import { UsageError } from "../errors.ts";
 import { paint, print, printJson, table } from "../output.ts";
-import { didYouMean } from "../suggest.ts";
 
 type Kind = "driver" | "filter";
 
