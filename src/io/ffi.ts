@@ -32,6 +32,14 @@ export interface Ffi {
   fcntl(descriptor: number, command: number, argument: number): number;
   /** `argument` is a number or an address, as the request wants. */
   ioctl(descriptor: number, request: number, argument: number): number;
+  /** The same in a thread of its own, for requests that take a disk's time. Calls back with the result; the errno is
+   * lost. The argument's memory must live until then. */
+  ioctlLater(
+    descriptor: number,
+    request: number,
+    argument: number,
+    done: (result: number) => void,
+  ): void;
   eventfd(initial: number, flags: number): number;
   read(descriptor: number, address: number, length: number): number;
   write(descriptor: number, address: number, length: number): number;
@@ -141,6 +149,7 @@ function bind(koffi: Koffi): Ffi {
   // syscall(2), fcntl(2) and ioctl(2) are variadic, which for integers is the plain calling convention on Linux.
   const setup = call("syscall", "long", "long", "uint", "intptr");
   const enter = call("syscall", "long", "long", "int", "uint", "uint", "uint", "intptr", "size_t");
+  const ioctl = call("ioctl", "int", "int", "ulong", "intptr");
   const register = call("syscall", "long", "long", "int", "uint", "intptr", "uint");
   return {
     mmap: call("mmap", "intptr", "intptr", "size_t", "int", "int", "int", "int64_t"),
@@ -148,7 +157,11 @@ function bind(koffi: Koffi): Ffi {
     memfdCreate: call("memfd_create", "int", "const char *", "uint"),
     ftruncate: call("ftruncate", "int", "int", "int64_t"),
     fcntl: call("fcntl", "int", "int", "int", "intptr"),
-    ioctl: call("ioctl", "int", "int", "ulong", "intptr"),
+    ioctl,
+    ioctlLater: (descriptor, request, argument, done) =>
+      ioctl.async(descriptor, request, argument, (error: unknown, result: number) =>
+        done(error ? -1 : result),
+      ),
     eventfd: call("eventfd", "int", "uint", "int"),
     read: call("read", "long", "int", "intptr", "size_t"),
     write: call("write", "long", "int", "intptr", "size_t"),

@@ -54,3 +54,12 @@ export class Reactor {
     });
   }
 }
+
+let ofThread: Reactor | undefined;
+
+/** The reactor of this thread, for whoever brings none: a process has one per thread, and stores that share a reactor
+ * fit together. */
+export function threadReactor(): Reactor {
+  ofThread ??= new Reactor();
+  return ofThread;
+}
