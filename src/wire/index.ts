@@ -3,3 +3,4 @@ export * from "./blkif.ts";
 export * from "./nbd.ts";
 export * from "./nbd-options.ts";
 export * from "./shared-ring.ts";
+export * from "./xenstore.ts";

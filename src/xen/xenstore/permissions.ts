@@ -1,0 +1,65 @@
+/**
+ * Who may do what to a node (docs/misc/xenstore.txt, "Permissions"; perm_for_conn in the C daemon): the first entry
+ * names the owner and what everyone else may do, the others name exceptions. Domain 0 and the owner may do all.
+ */
+import type { XenStorePermission } from "../domain.ts";
+
+/** Bits of what a domain may do to a node. */
+export const READ = 1;
+export const WRITE = 2;
+export const OWN = 4;
+
+export type Permissions = readonly [XenStorePermission, ...XenStorePermission[]];
+
+/** Whose rights count: a domain, and the one it serves as device model (XS_SET_TARGET). */
+export interface Subject {
+  readonly domid: number;
+  readonly target: number | undefined;
+}
+
+/** Domains from here on are no domains but names (DOMID_SELF, DOMID_IO, ...). */
+export const DOMID_FIRST_RESERVED = 0x7ff0;
+
+const letters = { none: "n", read: "r", write: "w", both: "b" } as const;
+const bits = { none: 0, read: READ, write: WRITE, both: READ | WRITE } as const;
+
+/** What nobody but domain 0 may touch. */
+export const PRIVATE: Permissions = [{ domid: 0, access: "none" }];
+
+export function isPrivileged(subject: Subject): boolean {
+  return subject.domid === 0;
+}
+
+export function ownerOf(permissions: Permissions): number {
+  return permissions[0].domid;
+}
+
+/** The bits that `subject` has. */
+export function accessOf(subject: Subject, permissions: Permissions): number {
+  const [owner, ...others] = permissions;
+  const names = (domid: number): boolean => domid === subject.domid || domid === subject.target;
+  if (isPrivileged(subject) || names(owner.domid)) return READ | WRITE | OWN;
+  const entry = others.find(({ domid }) => names(domid)) ?? owner;
+  return bits[entry.access];
+}
+
+/** The same list without what it gives to `domid`, which must not be its owner. */
+export function withoutDomain(permissions: Permissions, domid: number): Permissions {
+  const [owner, ...others] = permissions;
+  return [owner, ...others.filter((entry) => entry.domid !== domid)];
+}
+
+export function formatPermission({ domid, access }: XenStorePermission): string {
+  return `${letters[access]}${domid}`;
+}
+
+/** undefined where `text` is not as in "r5". */
+export function parsePermission(text: string): XenStorePermission | undefined {
+  const match = /^([nrwb])(\d{1,5})$/.exec(text);
+  if (match === null) return undefined;
+  const access = (["none", "read", "write", "both"] as const).find(
+    (name) => letters[name] === match[1],
+  );
+  const domid = Number(match[2]);
+  return access === undefined || domid > 0xffff ? undefined : { domid, access };
+}

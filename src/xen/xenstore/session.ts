@@ -1,0 +1,113 @@
+/**
+ * What one client has open: its watches and transactions, with no thought of how it is connected.
+ *
+ * Invariant: each is counted for the client's domain while it is open, and given back exactly once (XSA-330, 484).
+ */
+import type { KnownDomain } from "./domains.ts";
+import type { XenStoreState } from "./state.ts";
+import { Transaction } from "./transaction.ts";
+import type { View } from "./view.ts";
+import type { Watch, Watcher } from "./watches.ts";
+
+/** Where a session's news go. */
+export interface SessionOwner {
+  /** An event of one of its watches. */
+  deliver(path: string, token: string): void;
+  /** The client's domain died. */
+  ended(): void;
+}
+
+export class Session implements Watcher {
+  readonly state: XenStoreState;
+  readonly subject: KnownDomain;
+  readonly #owner: SessionOwner;
+  readonly #watches = new Map<string, Watch>();
+  readonly #transactions = new Map<number, Transaction>();
+  #nextTransaction = 1;
+
+  constructor(state: XenStoreState, domid: number, owner: SessionOwner) {
+    this.state = state;
+    this.subject = state.domains.get(domid);
+    this.#owner = owner;
+    state.sessions.add(this);
+  }
+
+  deliver(path: string, token: string): void {
+    this.#owner.deliver(path, token);
+  }
+
+  /** undefined for an id that is not open. */
+  view(transactionId: number): View | undefined {
+    return transactionId === 0 ? this.state.view : this.#transactions.get(transactionId);
+  }
+
+  transaction(id: number): Transaction | undefined {
+    return this.#transactions.get(id);
+  }
+
+  openTransaction(): number {
+    const { domid } = this.subject;
+    const { limits, tree } = this.state;
+    const bounded = domid !== 0;
+    const transaction = new Transaction(tree, {
+      domid,
+      touchedNodes: bounded ? limits.transactionNodes : Number.POSITIVE_INFINITY,
+      ownedNodes: bounded ? limits.nodes : Number.POSITIVE_INFINITY,
+    });
+    while (this.#nextTransaction === 0 || this.#transactions.has(this.#nextTransaction)) {
+      this.#nextTransaction = (this.#nextTransaction + 1) >>> 0;
+    }
+    const id = this.#nextTransaction;
+    this.#nextTransaction = (id + 1) >>> 0;
+    this.#transactions.set(id, transaction);
+    this.subject.transactions++;
+    return id;
+  }
+
+  dropTransaction(id: number): void {
+    if (this.#transactions.delete(id)) this.subject.transactions--;
+  }
+
+  hasWatch(path: string, token: string): boolean {
+    return this.#watches.has(watchKey(path, token));
+  }
+
+  addWatch(watch: Omit<Watch, "watcher" | "number">): void {
+    const added = this.state.watches.add({ ...watch, watcher: this });
+    this.#watches.set(watchKey(watch.path, watch.token), added);
+    this.subject.watches++;
+  }
+
+  /** False where there is no such watch. */
+  removeWatch(path: string, token: string): boolean {
+    const key = watchKey(path, token);
+    const watch = this.#watches.get(key);
+    if (watch === undefined) return false;
+    this.#watches.delete(key);
+    this.state.watches.remove(watch);
+    this.subject.watches--;
+    return true;
+  }
+
+  /** XS_RESET_WATCHES: ends all watches and transactions. */
+  reset(): void {
+    for (const watch of this.#watches.values()) this.removeWatch(watch.path, watch.token);
+    for (const id of this.#transactions.keys()) this.dropTransaction(id);
+  }
+
+  forgetDomain(domid: number): void {
+    for (const transaction of this.#transactions.values()) transaction.forgetDomain(domid);
+  }
+
+  /** Idempotent. The owner is told only where it was not the owner that ended it. */
+  end(told = false): void {
+    if (!this.state.sessions.delete(this)) return;
+    this.reset();
+    if (!told) this.#owner.ended();
+  }
+}
+
+/** No path has a NUL. */
+function watchKey(path: string, token: string): string {
+  return `${path}\0${token}`;
+}

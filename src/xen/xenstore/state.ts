@@ -1,0 +1,82 @@
+/**
+ * The whole state of the daemon: tree, watches, domains, and the sessions of its clients; synchronous, without any
+ * input or output.
+ */
+import { DomainTable } from "./domains.ts";
+import type { XenStoreLimits } from "./limits.ts";
+import { removeTree } from "./nodes.ts";
+import { INTRODUCE_DOMAIN, RELEASE_DOMAIN } from "./paths.ts";
+import { ownerOf, PRIVATE, withoutDomain } from "./permissions.ts";
+import type { Session } from "./session.ts";
+import { Tree } from "./tree.ts";
+import { DirectView } from "./view.ts";
+import { WatchTable } from "./watches.ts";
+
+export class XenStoreState {
+  readonly tree: Tree = Tree.empty();
+  readonly watches: WatchTable = new WatchTable();
+  readonly view: DirectView = new DirectView(this.tree, this.watches);
+  readonly sessions: Set<Session> = new Set();
+  readonly domains: DomainTable;
+  readonly limits: XenStoreLimits;
+  readonly #released: (domid: number) => void;
+
+  /** `released` hears of each domain that dies, after its sessions have ended. */
+  constructor(
+    limits: XenStoreLimits,
+    domainExists: (domid: number) => boolean,
+    released: (domid: number) => void,
+  ) {
+    this.limits = limits;
+    this.#released = released;
+    this.domains = new DomainTable(domainExists);
+    // As the C daemon begins: toolstacks look for it.
+    for (const path of ["/tool", "/tool/xenstored"]) this.tree.create(path, PRIVATE);
+  }
+
+  /** A domain came to be: @introduceDomain. Nothing happens where it is known. */
+  introduce(domid: number): void {
+    const domain = this.domains.get(domid);
+    if (domain.introduced) return;
+    domain.introduced = true;
+    this.#fireSpecial(INTRODUCE_DOMAIN);
+  }
+
+  /** A domain died: all that was its own goes, so that the next domain of that number inherits nothing (XSA-322). */
+  release(domid: number): void {
+    const wasIntroduced = this.domains.isIntroduced(domid);
+    for (const session of [...this.sessions]) {
+      // Its own watches first: it does not hear of its end.
+      if (session.subject.domid === domid) session.end();
+      else session.forgetDomain(domid);
+    }
+    this.#released(domid);
+    this.domains.delete(domid);
+    this.#removeTraces(domid);
+    if (wasIntroduced) this.#fireSpecial(RELEASE_DOMAIN);
+  }
+
+  #removeTraces(domid: number): void {
+    const everywhere = ["/", INTRODUCE_DOMAIN, RELEASE_DOMAIN].flatMap((path) =>
+      this.tree.below(path),
+    );
+    // From the top: what lies below a removed node is gone by the time it is looked at.
+    for (const { path } of everywhere.reverse()) {
+      const permissions = this.tree.get(path)?.permissions;
+      if (permissions === undefined || !permissions.some((entry) => entry.domid === domid)) {
+        continue;
+      }
+      if (ownerOf(permissions) !== domid) {
+        this.tree.setPermissions(path, withoutDomain(permissions, domid));
+      } else if (path === "/" || path.startsWith("@")) {
+        this.tree.setPermissions(path, PRIVATE);
+      } else {
+        removeTree(this.view, path);
+      }
+    }
+  }
+
+  #fireSpecial(path: string): void {
+    this.view.changed(path, true, []);
+  }
+}

@@ -1,0 +1,171 @@
+/**
+ * A transaction: a snapshot of the tree, the nodes it looked at or changed, and the changes to repeat when it ends
+ * (docs/misc/xenstore.txt, TRANSACTION_START and TRANSACTION_END).
+ *
+ * Invariant: it commits whole or not at all, and only when no node it looked at has changed in the tree since its
+ * beginning; the C daemon's rule, node by node. What it remembers is bounded, and it never touches the tree before
+ * every check has passed (XSA-414, 415, 421).
+ */
+import { parentPath } from "./paths.ts";
+import { ownerOf, type Permissions } from "./permissions.ts";
+import type { PlacedNode, Tree, TreeNode } from "./tree.ts";
+import type { View } from "./view.ts";
+import { type Change, readableBy } from "./watches.ts";
+
+interface TouchedNode {
+  /** When the transaction began; undefined where there was no node. */
+  readonly generation: number | undefined;
+  /** Who could know of the node then. */
+  readonly readable: readonly Permissions[];
+  /** Watches to fire: undefined for none. */
+  exact: boolean | undefined;
+}
+
+export interface TransactionBounds {
+  /** Nodes it may look at or change. */
+  readonly touchedNodes: number;
+  /** Nodes that `domid` may own at the end. */
+  readonly domid: number;
+  readonly ownedNodes: number;
+}
+
+export class Transaction implements View {
+  readonly #beginning: Tree;
+  readonly #picture: Tree;
+  readonly #bounds: TransactionBounds;
+  readonly #touched = new Map<string, TouchedNode>();
+  /** Changed paths and whether the node was made by us; in the order of making, so parents precede children. */
+  readonly #changed = new Map<string, boolean>();
+  #conflict = false;
+  #overflow = false;
+
+  constructor(tree: Tree, bounds: TransactionBounds) {
+    this.#beginning = tree.snapshot();
+    this.#picture = tree.snapshot();
+    this.#bounds = bounds;
+  }
+
+  /** It touched more nodes than it may, and can only be abandoned. */
+  get overflowed(): boolean {
+    return this.#overflow;
+  }
+
+  get(path: string): TreeNode | undefined {
+    this.#touch(path);
+    return this.#picture.get(path);
+  }
+
+  owned(domid: number): number {
+    return this.#picture.owned(domid);
+  }
+
+  create(path: string, permissions: Permissions, value?: Uint8Array): void {
+    this.#touch(path);
+    this.#touch(parentPath(path));
+    this.#picture.create(path, permissions, value);
+    this.#changed.delete(path);
+    this.#changed.set(path, true);
+  }
+
+  setValue(path: string, value: Uint8Array): void {
+    this.#touch(path);
+    this.#picture.setValue(path, value);
+    this.#change(path);
+  }
+
+  setPermissions(path: string, permissions: Permissions): void {
+    this.#touch(path);
+    this.#picture.setPermissions(path, permissions);
+    this.#change(path);
+  }
+
+  remove(path: string): PlacedNode[] {
+    this.#touch(parentPath(path));
+    for (const node of this.#picture.below(path)) this.#touch(node.path);
+    if (this.#overflow) return [];
+    const removed = this.#picture.remove(path);
+    for (const node of removed) this.#change(node.path);
+    return removed;
+  }
+
+  changed(path: string, exact: boolean): void {
+    const touched = this.#touched.get(path);
+    // A change of all below includes that of the node alone.
+    if (touched !== undefined) touched.exact = exact && touched.exact !== false;
+  }
+
+  /** A domain died: what we were about to give it must not reach the next domain of that number (XSA-322, 417). */
+  forgetDomain(domid: number): void {
+    for (const path of this.#changed.keys()) {
+      const permissions = this.#picture.get(path)?.permissions ?? [];
+      if (permissions.some((entry) => entry.domid === domid)) this.#conflict = true;
+    }
+  }
+
+  /** Repeats the changes in `tree` and returns what watches are to hear. */
+  commit(tree: Tree): Change[] | "EAGAIN" | "ENOSPC" | "ENOMEM" {
+    if (this.#overflow) return "ENOMEM";
+    if (this.#conflict) return "EAGAIN";
+    for (const [path, { generation }] of this.#touched) {
+      if (tree.get(path)?.generation !== generation) return "EAGAIN";
+    }
+    if (!this.#ownsFewEnough(tree)) return "ENOSPC";
+    for (const [path, made] of this.#changed) {
+      const stays = !made && this.#picture.get(path) !== undefined;
+      if (!stays && tree.get(path) !== undefined) tree.remove(path);
+    }
+    for (const [path, made] of this.#changed) {
+      const node = this.#picture.get(path);
+      if (node === undefined) continue;
+      if (made) tree.create(path, node.permissions, node.value);
+      else this.#update(tree, path, node);
+    }
+    return this.#changes(tree);
+  }
+
+  #update(tree: Tree, path: string, node: TreeNode): void {
+    tree.setValue(path, node.value);
+    if (tree.get(path)?.permissions !== node.permissions) {
+      tree.setPermissions(path, node.permissions);
+    }
+  }
+
+  #changes(tree: Tree): Change[] {
+    const changes: Change[] = [];
+    for (const [path, { generation, exact, readable }] of this.#touched) {
+      // What was made and removed again was never there for anybody else.
+      const seen = generation !== undefined || tree.get(path) !== undefined;
+      if (exact === undefined || !seen) continue;
+      changes.push({ path, exact, readable: [...readable, ...readableBy(tree, path)] });
+    }
+    return changes;
+  }
+
+  #ownsFewEnough(tree: Tree): boolean {
+    const { domid, ownedNodes } = this.#bounds;
+    const owns = (node: TreeNode | undefined): number =>
+      node !== undefined && ownerOf(node.permissions) === domid ? 1 : 0;
+    let growth = 0;
+    for (const path of this.#changed.keys()) {
+      growth += owns(this.#picture.get(path)) - owns(tree.get(path));
+    }
+    return growth <= 0 || tree.owned(domid) + growth <= ownedNodes;
+  }
+
+  #change(path: string): void {
+    if (!this.#changed.has(path)) this.#changed.set(path, false);
+  }
+
+  #touch(path: string): void {
+    if (this.#touched.has(path) || this.#overflow) return;
+    if (this.#touched.size >= this.#bounds.touchedNodes) {
+      this.#overflow = true;
+      return;
+    }
+    this.#touched.set(path, {
+      generation: this.#beginning.get(path)?.generation,
+      readable: readableBy(this.#beginning, path),
+      exact: undefined,
+    });
+  }
+}

@@ -1,0 +1,173 @@
+/**
+ * The tree of the xenstore, in memory, copied on write: a snapshot costs nothing, and the first change of a node that
+ * a snapshot shares copies that node and those above it.
+ *
+ * Invariant: a node whose `holder` is not the tree's own may be reached from another tree and is never changed. The
+ * generation of a node changes exactly when its value, its permissions or the list of its children does. Nothing here
+ * recurses (XSA-418).
+ */
+import { invariant } from "../../util/assert.ts";
+import { baseName, childPath, INTRODUCE_DOMAIN, pathSegments, RELEASE_DOMAIN } from "./paths.ts";
+import { ownerOf, type Permissions, PRIVATE } from "./permissions.ts";
+
+export interface TreeNode {
+  readonly value: Uint8Array;
+  readonly permissions: Permissions;
+  readonly generation: number;
+  /** In the order in which they were made. */
+  readonly children: ReadonlyMap<string, TreeNode>;
+  /** Bytes of the children's names with a NUL each, as DIRECTORY answers them. */
+  readonly childrenBytes: number;
+}
+
+export interface PlacedNode {
+  readonly path: string;
+  readonly node: TreeNode;
+}
+
+const EMPTY = new Uint8Array(0);
+
+class Node implements TreeNode {
+  readonly children: Map<string, Node>;
+  childrenBytes = 0;
+  generation = 0;
+  value: Uint8Array = EMPTY;
+  permissions: Permissions;
+  readonly holder: object;
+
+  constructor(holder: object, permissions: Permissions, children: Map<string, Node> = new Map()) {
+    this.holder = holder;
+    this.permissions = permissions;
+    this.children = children;
+  }
+
+  copyFor(holder: object): Node {
+    const copy = new Node(holder, this.permissions, new Map(this.children));
+    copy.childrenBytes = this.childrenBytes;
+    copy.generation = this.generation;
+    copy.value = this.value;
+    return copy;
+  }
+}
+
+export class Tree {
+  /** Above "/", so that special nodes are nodes like others. */
+  #top: Node;
+  #holder: object;
+  #generation: number;
+  readonly #owned: Map<number, number>;
+
+  private constructor(top: Node, holder: object, generation: number, owned: Map<number, number>) {
+    this.#top = top;
+    this.#holder = holder;
+    this.#generation = generation;
+    this.#owned = owned;
+  }
+
+  /** "/" and the two special nodes, all of them domain 0's alone. */
+  static empty(): Tree {
+    const holder = {};
+    const tree = new Tree(new Node(holder, PRIVATE), holder, 0, new Map());
+    for (const path of ["/", INTRODUCE_DOMAIN, RELEASE_DOMAIN]) tree.create(path, PRIVATE);
+    return tree;
+  }
+
+  /** A tree of its own that begins as this one is now. */
+  snapshot(): Tree {
+    this.#holder = {};
+    return new Tree(this.#top, {}, this.#generation, new Map(this.#owned));
+  }
+
+  get(path: string): TreeNode | undefined {
+    let node: Node | undefined = this.#top;
+    for (const name of pathSegments(path)) {
+      node = node.children.get(name);
+      if (node === undefined) return undefined;
+    }
+    return node;
+  }
+
+  /** Nodes that `domid` owns. */
+  owned(domid: number): number {
+    return this.#owned.get(domid) ?? 0;
+  }
+
+  /** Makes a node; its parent must be there and not have it. */
+  create(path: string, permissions: Permissions, value: Uint8Array = EMPTY): void {
+    const segments = pathSegments(path);
+    const name = segments.pop() as string;
+    const parent = this.#own(segments);
+    invariant(!parent.children.has(name), `xenstore node ${path} is made twice`);
+    const node = new Node(this.#holder, permissions);
+    node.value = value;
+    node.generation = ++this.#generation;
+    parent.children.set(name, node);
+    parent.childrenBytes += name.length + 1;
+    parent.generation = ++this.#generation;
+    this.#count(ownerOf(permissions), 1);
+  }
+
+  setValue(path: string, value: Uint8Array): void {
+    const node = this.#own(pathSegments(path));
+    node.value = value;
+    node.generation = ++this.#generation;
+  }
+
+  setPermissions(path: string, permissions: Permissions): void {
+    const node = this.#own(pathSegments(path));
+    this.#count(ownerOf(node.permissions), -1);
+    this.#count(ownerOf(permissions), 1);
+    node.permissions = permissions;
+    node.generation = ++this.#generation;
+  }
+
+  /** Removes a node other than "/" with everything below it, which it returns, children first. */
+  remove(path: string): PlacedNode[] {
+    const removed = this.below(path);
+    const parent = this.#own(pathSegments(path).slice(0, -1));
+    const name = baseName(path);
+    parent.children.delete(name);
+    parent.childrenBytes -= name.length + 1;
+    parent.generation = ++this.#generation;
+    for (const { node } of removed) this.#count(ownerOf(node.permissions), -1);
+    return removed;
+  }
+
+  /** A node and everything below it, children before their parents. */
+  below(path: string): PlacedNode[] {
+    const node = this.get(path);
+    if (node === undefined) return [];
+    const found: PlacedNode[] = [];
+    const waiting: PlacedNode[] = [{ path, node }];
+    for (let next = waiting.pop(); next !== undefined; next = waiting.pop()) {
+      found.push(next);
+      for (const [name, child] of next.node.children) {
+        waiting.push({ path: childPath(next.path, name), node: child });
+      }
+    }
+    // Parents were found before their children, and siblings from the last to the first.
+    return found.reverse();
+  }
+
+  /** The node at `segments`, held by this tree alone, as are those above it. */
+  #own(segments: readonly string[]): Node {
+    if (this.#top.holder !== this.#holder) this.#top = this.#top.copyFor(this.#holder);
+    let node = this.#top;
+    for (const name of segments) {
+      let child = node.children.get(name);
+      invariant(child !== undefined, `xenstore has no node ${segments.join("/")}`);
+      if (child.holder !== this.#holder) {
+        child = child.copyFor(this.#holder);
+        node.children.set(name, child);
+      }
+      node = child;
+    }
+    return node;
+  }
+
+  #count(domid: number, change: number): void {
+    const count = this.owned(domid) + change;
+    if (count === 0) this.#owned.delete(domid);
+    else this.#owned.set(domid, count);
+  }
+}

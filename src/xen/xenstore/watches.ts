@@ -1,0 +1,85 @@
+/**
+ * Watches, and who hears of a change (docs/misc/xenstore.txt, WATCH; fire_watches and watch_permitted in the C daemon).
+ *
+ * Invariant: an event goes only to a client that may read the node or its parent, as they are or as they were before
+ * the change (XSA-115). The work of a change is one look-up per name of its path, however many watches there are.
+ */
+import { parentPath } from "./paths.ts";
+import { accessOf, type Permissions, READ, type Subject } from "./permissions.ts";
+import type { TreeNode } from "./tree.ts";
+
+/** Whoever sets watches. */
+export interface Watcher {
+  readonly subject: Subject;
+  deliver(path: string, token: string): void;
+}
+
+export interface Watch {
+  readonly watcher: Watcher;
+  readonly path: string;
+  readonly token: string;
+  /** What events leave out at the beginning of paths: the watcher gave a relative one. */
+  readonly prefix: string;
+  /** Events come from so many levels below the path; undefined for all. */
+  readonly depth: number | undefined;
+  /** Of all watches, the older first: the order of events. */
+  readonly number: number;
+}
+
+export interface Change {
+  readonly path: string;
+  /** Only watches of this very path hear of it: the children of a removed node, domains that come and go. */
+  readonly exact: boolean;
+  /** Who may read any of these may know. */
+  readonly readable: readonly Permissions[];
+}
+
+/** The permissions that let somebody know of `path`: its own, and its parent's. */
+export function readableBy(
+  tree: { get(path: string): TreeNode | undefined },
+  path: string,
+): Permissions[] {
+  const nodes = [tree.get(path), tree.get(parentPath(path))];
+  return nodes.filter((node) => node !== undefined).map((node) => node.permissions);
+}
+
+export class WatchTable {
+  readonly #byPath = new Map<string, Set<Watch>>();
+  #next = 0;
+
+  add(watch: Omit<Watch, "number">): Watch {
+    const numbered = { ...watch, number: this.#next++ };
+    const others = this.#byPath.get(watch.path);
+    if (others === undefined) this.#byPath.set(watch.path, new Set([numbered]));
+    else others.add(numbered);
+    return numbered;
+  }
+
+  /** Does nothing where it was removed before. */
+  remove(watch: Watch): void {
+    const others = this.#byPath.get(watch.path);
+    if (others?.delete(watch) === true && others.size === 0) this.#byPath.delete(watch.path);
+  }
+
+  fire(change: Change): void {
+    for (const watch of this.#hearing(change)) {
+      const { subject } = watch.watcher;
+      if (change.readable.some((permissions) => accessOf(subject, permissions) & READ)) {
+        watch.watcher.deliver(change.path.slice(watch.prefix.length), watch.token);
+      }
+    }
+  }
+
+  #hearing({ path, exact }: Change): Watch[] {
+    const found = [...(this.#byPath.get(path) ?? [])];
+    if (exact) return found;
+    let above = path;
+    for (let levels = 1; above !== "/"; levels++) {
+      above = parentPath(above);
+      for (const watch of this.#byPath.get(above) ?? []) {
+        if (watch.depth === undefined || levels <= watch.depth) found.push(watch);
+      }
+    }
+    return found.sort((a, b) => a.number - b.number);
+  }
+}
