@@ -83,6 +83,7 @@ describe("an NBD client that breaks the rules is disconnected and harms nobody",
       socket.write(attack);
       await closed;
     }
+    await settled(served);
     assert.equal(served.server.counters.failedHandshakes, attacks.length);
     await stillServes(served);
   });
@@ -125,6 +126,7 @@ describe("an NBD client that breaks the rules is disconnected and harms nobody",
     await fourth.closed;
     assert.equal(served.server.counters.refused, 1);
     await Promise.all(silent.map(({ closed }) => closed));
+    await settled(served);
     assert.equal(served.server.counters.failedHandshakes, 3);
     await stillServes(served);
   });
@@ -211,6 +213,7 @@ describe("an NBD client that breaks the rules is disconnected and harms nobody",
       received += chunk.length;
       if (received >= wanted) socket.destroy();
     });
+    socket.resume();
     await once(socket, "close");
     assert.ok(received >= wanted);
     await settled(served);
