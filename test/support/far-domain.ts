@@ -106,7 +106,7 @@ class FarDomain {
 }
 
 type Method = Exclude<keyof FarDomain, symbol>;
-type Call = { readonly method: Method; readonly parameters: readonly (number | string)[] };
+type Call = { readonly method: Method; readonly parameters: (number | string)[] };
 type Answer = { readonly value: unknown } | { readonly error: string };
 
 async function serve(
@@ -119,7 +119,7 @@ async function serve(
   const far = new FarDomain(await joinMachine(ticket, reactor));
   receive(({ method, parameters }) => {
     const call = async (): Promise<void> => {
-      const body = far[method] as (...parameters: readonly (number | string)[]) => unknown;
+      const body = far[method] as (...parameters: (number | string)[]) => unknown;
       send({ value: await body.apply(far, parameters) });
       reactor.settle();
       if (method === "close") end();
@@ -159,11 +159,11 @@ export class Far implements AsyncDisposable {
     return this.#runner instanceof Worker ? undefined : this.#runner.pid;
   }
 
-  async call(method: Method, ...parameters: readonly (number | string)[]): Promise<unknown> {
+  async call(method: Method, ...parameters: (number | string)[]): Promise<unknown> {
     const call: Call = { method, parameters };
     const answer = this.#answer();
     if (this.#runner instanceof Worker) this.#runner.postMessage(call);
-    else this.#runner.send(call);
+    else this.#runner.send(call, () => {});
     return await answer;
   }
 
@@ -212,7 +212,7 @@ if (given?.farDomain !== undefined) {
       given.farDomain,
       (onmessage) => process.on("message", onmessage),
       (answer) => process.send!(answer),
-      () => process.disconnect(),
+      () => process.disconnect?.(),
     );
   }
 }

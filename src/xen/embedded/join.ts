@@ -24,7 +24,9 @@ import type {
 /** The domain that the ticket is for, alive on this thread until it is disposed; once for each ticket. Rejects with
  * XenError("ENOENT") when the machine has ended it meanwhile. */
 export function joinMachine(ticket: DomainTicket, reactor: Reactor): Promise<Domain> {
-  return ticket.where === "worker" ? joinFromWorker(ticket, reactor) : joinFromProcess(ticket, reactor);
+  return ticket.where === "worker"
+    ? joinFromWorker(ticket, reactor)
+    : joinFromProcess(ticket, reactor);
 }
 
 async function joinFromWorker(ticket: WorkerTicket, reactor: Reactor): Promise<Domain> {
@@ -51,6 +53,7 @@ async function joinFromWorker(ticket: WorkerTicket, reactor: Reactor): Promise<D
   );
   const found = openRecord(self);
   if (found === undefined) throw new XenError("ENOENT", `domain ${self.domid} has ended`);
+  undo.use(found);
   return enter(undo, found, neighbours, new XenStoreClient(ticket.xenstore), reactor);
 }
 
@@ -60,8 +63,9 @@ async function joinFromProcess(ticket: ProcessTicket, reactor: Reactor): Promise
   const neighbours = undo.use(new NeighbourMap((other) => openNeighbour(directory, other)));
   const found = openNeighbour(directory, domid);
   if (found === undefined) throw new XenError("ENOENT", `${directory} has no domain ${domid}`);
-  const socket = domainPaths(directory, domid).xenstore;
-  return enter(undo, found, neighbours, new XenStoreClient(socket), reactor);
+  undo.use(found);
+  const store = await XenStoreClient.connect(domainPaths(directory, domid).xenstore);
+  return enter(undo, found, neighbours, store, reactor);
 }
 
 /** `ends` are what the domain disposes after itself. */
@@ -73,7 +77,6 @@ function enter(
   reactor: Reactor,
 ): Domain {
   const domid = found.memory.shape.domid;
-  ends.use(found);
   const domain = new EmbeddedDomain(found.memory.retain(), neighbours, store, reactor, ends.move());
   neighbours.set(domid, domain);
   domain.onEnd(listen(domain, found.bell));

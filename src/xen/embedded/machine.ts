@@ -8,8 +8,7 @@
 import { MessageChannel, type MessagePort } from "node:worker_threads";
 import { allocateRegion } from "../../io/memory.ts";
 import type { EventDescriptor } from "../../io/poller.ts";
-import type { Reactor } from "../../io/reactor.ts";
-import { threadReactor } from "../../io/reactor.ts";
+import { type Reactor, threadReactor } from "../../io/reactor.ts";
 import { createSharedMemory } from "../../io/shared-memory.ts";
 import { type Domain, PAGE_SIZE, XenError } from "../domain.ts";
 import { XenStoreClient } from "../xenstore/client.ts";
@@ -136,7 +135,8 @@ export class EmbeddedMachine implements AsyncDisposable {
       this.#announcements.delete(ours);
       ours.close();
     });
-    const xenstore = this.#xenstorePort(domid, ends);
+    const { port1: served, port2: xenstore } = new MessageChannel();
+    ends.use(this.xenstore.accept(served, domid));
     return {
       where,
       self: this.#record(resident),

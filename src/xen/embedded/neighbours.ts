@@ -4,7 +4,7 @@
  *
  * Invariant: what `find` answers was alive a moment ago; a domain that died is let go of when it is looked for.
  */
-import { EventDescriptor } from "../../io/poller.ts";
+import type { EventDescriptor } from "../../io/poller.ts";
 import type { DomainMemory } from "./domain-memory.ts";
 
 /** Another domain, alive when it was found. */

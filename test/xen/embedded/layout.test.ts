@@ -71,7 +71,9 @@ test("grant entries, flags and statuses are those of Xen's headers", () => {
     `#define __XEN_INTERFACE_VERSION__ 0x0003020a\n${includes}`,
     expected.map(([expression]) => expression),
   );
-  expected.forEach(([expression, value], i) => assert.equal(values[i], value, expression));
+  for (const [i, [expression, value]] of expected.entries()) {
+    assert.equal(values[i], value, expression);
+  }
 });
 
 /** Rows of the table of docs/process-link.md whose header has that cell, without their backquotes. */
@@ -100,7 +102,7 @@ test("the documented tables are the layout", () => {
   const sizes = tableOf("Event field").map(([, size]) => Number(size));
   assert.deepEqual(sizes, [4, layout.PORT_COUNT / 8, layout.PORT_COUNT / 8, layout.PORT_COUNT * 4]);
   for (const [name, number] of tableOf("Number")) {
-    assert.equal(GrantStatus[name as keyof typeof GrantStatus], Number(number), name);
+    assert.equal(GrantStatus[name as keyof typeof GrantStatus], Number(number), String(name));
   }
   const word = layout.portWord(2, 0xabcd, 0x123);
   assert.equal(word, 0xabcd2123);
