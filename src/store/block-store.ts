@@ -71,7 +71,7 @@ export interface BlockStoreInfo {
   /** Bytes. */
   readonly size: number;
   readonly readOnly: boolean;
-  /** Bytes; offsets and lengths of requests are multiples of minimum, and no longer than maximum. */
+  /** Bytes; offsets and lengths of requests are multiples of minimum, and reads and writes no longer than maximum. */
   readonly block: {
     readonly minimum: number;
     readonly preferred: number;
@@ -137,6 +137,8 @@ export interface StoreSpec {
   readonly parameters: Readonly<Record<string, string>>;
   /** Outermost first: filters[0] is what the guest meets. */
   readonly filters: readonly FilterSpec[];
+  /** The driver was guessed from the name: opening refuses an image whose first bytes tell of a format. */
+  readonly guessed?: boolean;
 }
 export interface FilterSpec {
   readonly name: string;
@@ -171,5 +173,7 @@ export interface StoreFilter<O> {
   readonly name: string;
   readonly summary: string;
   readonly parameters: ParameterTable<O>;
+  /** What it stands before is never written, and so opened read-only. */
+  readonly onlyReads?: boolean;
   wrap(next: BlockStore, options: O, context: StoreContext): Promise<BlockStore>;
 }
