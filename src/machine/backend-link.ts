@@ -137,7 +137,7 @@ function startWorker(
   const worker = new Worker(siblingModule(import.meta.url, "./backend-worker"));
   const ended = Promise.withResolvers<void>();
   worker.on("message", onmessage);
-  worker.on("error", (error) => onend(`failed: ${error.message}`));
+  worker.on("error", (error: unknown) => onend(`failed: ${String(error)}`));
   worker.once("exit", (code) => {
     if (code !== 0) onend(`ended with status ${code}`);
     ended.resolve();

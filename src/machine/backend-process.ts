@@ -7,7 +7,8 @@ invariant(process.send !== undefined, "backend-process.ts is started with an IPC
 const lost = new AbortController();
 const channel: MessageChannelEnd<ToBackend, FromBackend> = {
   post: (message) => {
-    if (process.connected) process.send?.(message, () => {});
+    // The callback takes the error of a channel that closed meanwhile; `lost` tells of it.
+    if (process.connected) process.send?.(message, undefined, undefined, () => {});
   },
   onmessage: undefined,
 };
@@ -16,4 +17,4 @@ process.on("disconnect", () => lost.abort());
 // A signal to the whole group (Ctrl-C) is the parent's to act on: it closes us when its requests have ended.
 for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => {});
 await hostBackend(channel, lost.signal);
-if (process.connected) process.disconnect();
+if (process.connected) process.disconnect?.();

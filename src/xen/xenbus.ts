@@ -89,6 +89,7 @@ export class XenbusDevice implements AsyncDisposable {
   #changed = false;
   #running: Promise<void> | undefined;
   #handler: ((state: XenbusState) => Promise<void>) | undefined;
+  #onfatal: ((error: unknown) => void) | undefined;
   #disposed = false;
 
   constructor(domain: Domain, end: XenbusEnd) {
@@ -104,10 +105,14 @@ export class XenbusDevice implements AsyncDisposable {
   }
 
   /** Calls `handler` with the other end's state now and after each change of it (also when the same value was
-   * written again, which is how a resize is announced). A handler that throws ends the device: Closing, and the
-   * error in the store. */
-  async follow(handler: (state: XenbusState) => Promise<void>): Promise<void> {
+   * written again, which is how a resize is announced). A handler that throws ends the device: Closing, the error in
+   * the store, and a call of `onfatal`. */
+  async follow(
+    handler: (state: XenbusState) => Promise<void>,
+    onfatal: (error: unknown) => void,
+  ): Promise<void> {
     this.#handler = handler;
+    this.#onfatal = onfatal;
     this.#watch = await this.domain.store.watch(`${this.otherendPath}/state`, () => this.poke());
     if (this.#disposed) await this.#watch[Symbol.asyncDispose]();
   }
@@ -131,6 +136,7 @@ export class XenbusDevice implements AsyncDisposable {
       } catch (error) {
         if (this.#disposed) return;
         await this.fatal(error).catch(() => {});
+        this.#onfatal?.(error);
       }
     }
   }

@@ -13,14 +13,14 @@ import {
 
 export class FakeGrants implements GrantTable {
   grantsPages = true;
-  readonly region = new MemoryRegion(new Uint8Array(64 * PAGE_SIZE), 0);
-  readonly handles = new Map<number, number>();
+  readonly region: MemoryRegion = new MemoryRegion(new Uint8Array(64 * PAGE_SIZE), 0);
+  readonly handles: Map<number, number> = new Map();
   /** References that map() refuses. */
-  readonly refused = new Set<number>();
+  readonly refused: Set<number> = new Set();
   /** Pages that the peer keeps mapped: endAccess answers false for them. */
-  readonly held = new Set<number>();
+  readonly held: Set<number> = new Set();
   /** Grant entries left. */
-  entries = Number.POSITIVE_INFINITY;
+  entries: number = Number.POSITIVE_INFINITY;
   maps = 0;
   #nextHandle = 1;
   #nextReference = 8;

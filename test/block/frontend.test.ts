@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { BlockFrontend, type FrontendLimits } from "../../src/block/index.ts";
 import { Reactor } from "../../src/io/reactor.ts";
 import { Disk } from "../../src/store/disk.ts";
-import { systemClock } from "../../src/util/clock.ts";
+import { type Clock, systemClock } from "../../src/util/clock.ts";
 import {
   BLKIF_OP_DISCARD,
   BLKIF_OP_FLUSH_DISKCACHE,
@@ -27,9 +27,19 @@ interface World extends AsyncDisposable {
   readonly disk: Disk;
 }
 
+/** Time in which nobody waits: what is to happen after some seconds happens next. */
+const hasty: Clock = {
+  now: () => 0,
+  after(_milliseconds, callback) {
+    const immediate = setImmediate(callback);
+    return { [Symbol.dispose]: () => clearImmediate(immediate) };
+  },
+};
+
 async function world(
   keys: Record<string, string> = {},
   limits: Partial<FrontendLimits> = {},
+  clock: Clock = systemClock,
 ): Promise<World> {
   const ends = new AsyncDisposableStack();
   const reactor = new Reactor();
@@ -42,7 +52,7 @@ async function world(
   const paths = await createVbd(dom0.store, { ...description, params: "test" });
   const backend = ends.use(new ScriptedBackend(dom0, paths));
   backend.onrequest = (request) => backend.answer(request, BLKIF_RSP_OKAY);
-  const connecting = BlockFrontend.connect(guest, paths.frontend, { clock: systemClock, limits });
+  const connecting = BlockFrontend.connect(guest, paths.frontend, { clock, limits });
   try {
     const [frontend] = await Promise.all([connecting, backend.connect(1, keys)]);
     return {
@@ -153,9 +163,9 @@ test("an impossible response index ends the disk with an error, and nothing else
 });
 
 test("a backend without a size, or of no sector size, is refused with its keys in the message", async () => {
-  await assert.rejects(world({ sectors: "0" }), /sectors=0/);
-  await assert.rejects(world({ "sector-size": "0" }), /sector-size=0/);
-  await assert.rejects(world({ "sector-size": "100" }), /sector-size=100/);
+  await assert.rejects(world({ sectors: "0" }, {}, hasty), /sectors=0/);
+  await assert.rejects(world({ "sector-size": "0" }, {}, hasty), /sector-size=0/);
+  await assert.rejects(world({ "sector-size": "100" }, {}, hasty), /sector-size=100/);
 });
 
 test("when the backend goes away, everything waiting ends with an error", async () => {

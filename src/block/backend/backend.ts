@@ -97,7 +97,10 @@ export class BlockBackend implements AsyncDisposable {
         discard,
       });
       await backend.#publishLimits();
-      await backend.#device.follow((state) => backend.#otherend(state));
+      await backend.#device.follow(
+        (state) => backend.#otherend(state),
+        (error) => backend.#trace("failed", String(error)),
+      );
       return backend;
     } catch (error) {
       await store[Symbol.asyncDispose]();

@@ -105,7 +105,10 @@ export class BlockFrontend implements BlockStore {
     const abort = () => frontend.#connected.reject(options.signal?.reason);
     options.signal?.addEventListener("abort", abort, { once: true });
     try {
-      await frontend.#device.follow((state) => frontend.#otherend(state));
+      await frontend.#device.follow(
+        (state) => frontend.#otherend(state),
+        (error) => frontend.#fatal(error),
+      );
       await frontend.#connected.promise;
       return frontend;
     } catch (error) {
@@ -411,6 +414,14 @@ export class BlockFrontend implements BlockStore {
     if (!sectors || sectors * SECTOR_SIZE === info.size) return;
     this.#info = { ...info, size: sectors * SECTOR_SIZE };
     for (const listener of this.#listeners) listener.resized?.(this.#info);
+  }
+
+  /** Our own end failed: there is no disk, or no longer one. */
+  #fatal(reason: unknown): void {
+    const error = reason instanceof Error ? reason : new XenError("EIO", String(reason));
+    this.#connected.reject(error);
+    this.#announce(error);
+    this.#connection?.queue.fail(Errno.EIO);
   }
 
   #broken(reason: string): void {

@@ -97,6 +97,8 @@ export class FrontendQueue implements Kickable {
     copiedBytes: 0,
     errors: 0,
   };
+  /** The backend is asked to notify of the next response. */
+  #armed = false;
   #dirty = false;
   #inFlight = 0;
   #failed: number | undefined = undefined;
@@ -162,9 +164,13 @@ export class FrontendQueue implements Kickable {
         return;
       }
       if (count === 0) {
-        if (this.#inFlight > 0 && this.#ring.finalCheck()) continue;
+        // Once asked, the backend tells of the next response: there is nothing to look at until then.
+        if (this.#armed) return;
+        this.#armed = true;
+        if (this.#ring.finalCheck()) continue;
         return;
       }
+      this.#armed = false;
       for (; count > 0; count--) {
         this.#ring.consume(this.#response);
         if (!this.#complete(this.#response)) return;
