@@ -31,7 +31,10 @@ export function watchReadable(descriptor: number, callback: () => void): Watcher
     throw new Error(`descriptor ${descriptor} is a file, which is always readable`);
   }
   // An error status (the descriptor was closed, or hung up) shows when the callback reads.
-  const handle = calls.poll(descriptor, () => callback());
+  const handle = calls.poll(descriptor, () => {
+    drainMicrotasksSoon();
+    callback();
+  });
   watchers.set(descriptor, handle);
   return {
     ref: () => handle.ref(),
@@ -42,6 +45,19 @@ export function watchReadable(descriptor: number, callback: () => void): Watcher
       handle.close();
     },
   };
+}
+
+let draining = false;
+const drained = () => {
+  draining = false;
+};
+
+/** Node runs promise jobs after its own callbacks, but koffi's is none of them: a promise that a watcher resolves
+ * would wait for whatever happens next, perhaps for ever. An immediate makes that happen at once. */
+function drainMicrotasksSoon(): void {
+  if (draining) return;
+  draining = true;
+  setImmediate(drained);
 }
 
 /** A counter that one process raises to wake another; nonblocking. */

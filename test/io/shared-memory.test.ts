@@ -103,6 +103,27 @@ describe("descriptors that wake the event loop", { skip: without ?? false }, () 
     assert.equal(event.drain(), false);
   });
 
+  test("a promise that a watcher resolves goes on, though nothing else happens in the process", async () => {
+    const script = `
+      import { EventDescriptor, watchReadable } from ${JSON.stringify(import.meta.resolve("../../src/io/poller.ts"))};
+      const event = new EventDescriptor();
+      for (let i = 0; i < 20; i++) {
+        const { promise, resolve } = Promise.withResolvers();
+        const watcher = watchReadable(event.descriptor, () => { event.drain(); resolve(); });
+        setImmediate(() => event.signal());
+        await promise;
+        watcher[Symbol.dispose]();
+      }
+      console.log("done");`;
+    const child = spawn(process.execPath, ["--input-type=module", "--eval", script], {
+      stdio: ["ignore", "pipe", "inherit"],
+      timeout: 5000,
+    });
+    const [text] = await once(child.stdout, "data");
+    assert.equal(String(text), "done\n");
+    await once(child, "close");
+  });
+
   test("a watcher lives through garbage collection and does not wake after its disposal", async () => {
     const script = `
       import { EventDescriptor, watchReadable } from ${JSON.stringify(import.meta.resolve("../../src/io/poller.ts"))};
