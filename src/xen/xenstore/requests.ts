@@ -141,11 +141,12 @@ function directory(request: Request): Answer {
   if (path === undefined) return "EINVAL";
   const node = findNode(request.actor, path, READ);
   if (typeof node === "string") return node;
+  request.actor.view.listed(path);
   if (node.childrenBytes > XENSTORE_PAYLOAD_MAX) return "E2BIG";
   return encodeXenStoreStrings([...node.children.keys()]);
 }
 
-/** PATH, OFFSET -> the directory's generation, then whole names from OFFSET on, then an empty one at the end. */
+/** PATH, OFFSET -> the generation of the list, then whole names from OFFSET on, then an empty one at the end. */
 function directoryPart(request: Request): Answer {
   const [text, offsetText = ""] = request.strings;
   const path = pathOf(request, text);
@@ -154,8 +155,9 @@ function directoryPart(request: Request): Answer {
   }
   const node = findNode(request.actor, path, READ);
   if (typeof node === "string") return node;
+  request.actor.view.listed(path);
   const names = encodeXenStoreStrings([...node.children.keys()]);
-  const generation = encodeXenStoreStrings([String(node.generation)]);
+  const generation = encodeXenStoreStrings([String(node.listingGeneration)]);
   const rest = names.subarray(Number(offsetText));
   const room = XENSTORE_PAYLOAD_MAX - generation.length - 1;
   const end = rest.length <= room ? rest.length : rest.lastIndexOf(0, room - 1) + 1;

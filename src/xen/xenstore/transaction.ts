@@ -2,9 +2,10 @@
  * A transaction: a snapshot of the tree, the nodes it looked at or changed, and the changes to repeat when it ends
  * (docs/misc/xenstore.txt, TRANSACTION_START and TRANSACTION_END).
  *
- * Invariant: it commits whole or not at all, and only when no node it looked at has changed in the tree since its
- * beginning; the C daemon's rule, node by node. What it remembers is bounded, and it never touches the tree before
- * every check has passed (XSA-414, 415, 421).
+ * Invariant: it commits whole or not at all, and only when nothing it looked at has changed in the tree since its
+ * beginning: the nodes, and the lists of children where it listed or removed them. So two that make different nodes in
+ * one directory do not meet, where the C daemon would have one begin again. What it remembers is bounded, and it never
+ * touches the tree before every check has passed (XSA-414, 415, 421).
  */
 import { parentPath } from "./paths.ts";
 import { ownerOf, type Permissions } from "./permissions.ts";
@@ -15,6 +16,9 @@ import { type Change, readableBy } from "./watches.ts";
 interface TouchedNode {
   /** When the transaction began; undefined where there was no node. */
   readonly generation: number | undefined;
+  readonly listingGeneration: number | undefined;
+  /** Whether the list of children must be what it was. */
+  listed: boolean;
   /** Who could know of the node then. */
   readonly readable: readonly Permissions[];
   /** Watches to fire: undefined for none. */
@@ -55,6 +59,12 @@ export class Transaction implements View {
     return this.#picture.get(path);
   }
 
+  listed(path: string): void {
+    this.#touch(path);
+    const touched = this.#touched.get(path);
+    if (touched !== undefined) touched.listed = true;
+  }
+
   owned(domid: number): number {
     return this.#picture.owned(domid);
   }
@@ -81,7 +91,7 @@ export class Transaction implements View {
 
   remove(path: string): PlacedNode[] {
     this.#touch(parentPath(path));
-    for (const node of this.#picture.below(path)) this.#touch(node.path);
+    for (const node of this.#picture.below(path)) this.listed(node.path);
     if (this.#overflow) return [];
     const removed = this.#picture.remove(path);
     for (const node of removed) this.#change(node.path);
@@ -106,8 +116,10 @@ export class Transaction implements View {
   commit(tree: Tree): Change[] | "EAGAIN" | "ENOSPC" | "ENOMEM" {
     if (this.#overflow) return "ENOMEM";
     if (this.#conflict) return "EAGAIN";
-    for (const [path, { generation }] of this.#touched) {
-      if (tree.get(path)?.generation !== generation) return "EAGAIN";
+    for (const [path, touched] of this.#touched) {
+      const node = tree.get(path);
+      if (node?.generation !== touched.generation) return "EAGAIN";
+      if (touched.listed && node?.listingGeneration !== touched.listingGeneration) return "EAGAIN";
     }
     if (!this.#ownsFewEnough(tree)) return "ENOSPC";
     for (const [path, made] of this.#changed) {
@@ -162,8 +174,11 @@ export class Transaction implements View {
       this.#overflow = true;
       return;
     }
+    const node = this.#beginning.get(path);
     this.#touched.set(path, {
-      generation: this.#beginning.get(path)?.generation,
+      generation: node?.generation,
+      listingGeneration: node?.listingGeneration,
+      listed: false,
       readable: readableBy(this.#beginning, path),
       exact: undefined,
     });

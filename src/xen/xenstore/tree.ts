@@ -3,8 +3,8 @@
  * a snapshot shares copies that node and those above it.
  *
  * Invariant: a node whose `holder` is not the tree's own may be reached from another tree and is never changed. The
- * generation of a node changes exactly when its value, its permissions or the list of its children does. Nothing here
- * recurses (XSA-418).
+ * generation of a node changes exactly when its value or its permissions do, that of its listing when a child comes or
+ * goes; none is used twice. Nothing here recurses (XSA-418).
  */
 import { invariant } from "../../util/assert.ts";
 import { baseName, childPath, INTRODUCE_DOMAIN, pathSegments, RELEASE_DOMAIN } from "./paths.ts";
@@ -14,6 +14,7 @@ export interface TreeNode {
   readonly value: Uint8Array;
   readonly permissions: Permissions;
   readonly generation: number;
+  readonly listingGeneration: number;
   /** In the order in which they were made. */
   readonly children: ReadonlyMap<string, TreeNode>;
   /** Bytes of the children's names with a NUL each, as DIRECTORY answers them. */
@@ -31,6 +32,7 @@ class Node implements TreeNode {
   readonly children: Map<string, Node>;
   childrenBytes = 0;
   generation = 0;
+  listingGeneration = 0;
   value: Uint8Array = EMPTY;
   permissions: Permissions;
   readonly holder: object;
@@ -45,6 +47,7 @@ class Node implements TreeNode {
     const copy = new Node(holder, this.permissions, new Map(this.children));
     copy.childrenBytes = this.childrenBytes;
     copy.generation = this.generation;
+    copy.listingGeneration = this.listingGeneration;
     copy.value = this.value;
     return copy;
   }
@@ -103,7 +106,7 @@ export class Tree {
     node.generation = ++this.#generation;
     parent.children.set(name, node);
     parent.childrenBytes += name.length + 1;
-    parent.generation = ++this.#generation;
+    parent.listingGeneration = ++this.#generation;
     this.#count(ownerOf(permissions), 1);
   }
 
@@ -128,7 +131,7 @@ export class Tree {
     const name = baseName(path);
     parent.children.delete(name);
     parent.childrenBytes -= name.length + 1;
-    parent.generation = ++this.#generation;
+    parent.listingGeneration = ++this.#generation;
     for (const { node } of removed) this.#count(ownerOf(node.permissions), -1);
     return removed;
   }

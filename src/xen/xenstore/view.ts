@@ -5,6 +5,8 @@ import { type Change, readableBy, type WatchTable } from "./watches.ts";
 
 export interface View {
   get(path: string): TreeNode | undefined;
+  /** The names of the children at `path` were looked at. */
+  listed(path: string): void;
   owned(domid: number): number;
   create(path: string, permissions: Permissions, value?: Uint8Array): void;
   setValue(path: string, value: Uint8Array): void;
@@ -27,6 +29,9 @@ export class DirectView implements View {
   get(path: string): TreeNode | undefined {
     return this.#tree.get(path);
   }
+
+  /** What was seen is true: nothing can change before the answer. */
+  listed(): void {}
 
   owned(domid: number): number {
     return this.#tree.owned(domid);
