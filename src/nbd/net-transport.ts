@@ -17,25 +17,26 @@ const STAGING_BYTES = 256 * 1024;
 const BATCH_BYTES = 4 * 1024 * 1024;
 
 export class NetTransport implements Transport {
-  readonly #socket: Socket;
-  readonly #reactor: Reactor;
-  readonly #queue = new SendQueue();
-  readonly #staging = Buffer.allocUnsafeSlow(STAGING_BYTES);
-  #user: TransportUser | undefined;
+  protected readonly socket: Socket;
+  protected readonly reactor: Reactor;
+  protected readonly queue: SendQueue = new SendQueue();
+  #staging: Buffer | undefined;
+  protected user: TransportUser | undefined;
   #gathered = 0;
   #sent = 0;
   #batchEnd = 0;
-  #busy = false;
+  /** The socket has a batch that the kernel has not taken yet. */
+  protected busy = false;
   #feeding = false;
   /** Received, but the user has no room for it yet. */
   #rest: Uint8Array | undefined;
-  #error: Error | undefined;
+  protected error: Error | undefined;
   readonly #batchSent = () => this.#written();
 
   /** `received` are bytes that came in with the handshake's last. */
   constructor(socket: Socket, received: Uint8Array, reactor: Reactor) {
-    this.#socket = socket;
-    this.#reactor = reactor;
+    this.socket = socket;
+    this.reactor = reactor;
     if (received.length > 0) this.#rest = received;
   }
 
@@ -48,36 +49,46 @@ export class NetTransport implements Transport {
   }
 
   start(user: TransportUser): void {
-    this.#user = user;
-    const socket = this.#socket;
-    socket.on("error", (error) => {
-      this.#error ??= error;
-    });
-    socket.on("close", () => {
-      this.#queue.clear();
-      user.closed(this.#error);
-      this.#reactor.settle();
-    });
+    this.listen(user);
+    const socket = this.socket;
     // A peer that half-closes has said its last word.
     socket.on("end", () => socket.destroy());
     socket.on("data", (chunk: Buffer) => {
       this.#feed(chunk);
-      this.#reactor.settle();
+      this.reactor.settle();
     });
-    if (socket.destroyed) queueMicrotask(() => user.closed(undefined));
     this.resume();
   }
 
+  protected listen(user: TransportUser): void {
+    this.user = user;
+    const socket = this.socket;
+    socket.on("error", (error) => {
+      this.error ??= error;
+    });
+    socket.on("close", () => {
+      this.queue.clear();
+      user.closed(this.error);
+      this.reactor.settle();
+    });
+    if (socket.closed) queueMicrotask(() => user.closed(undefined));
+  }
+
   resume(): void {
-    if (this.#feeding || this.#socket.destroyed) return;
+    if (this.feedRest()) this.socket.resume();
+  }
+
+  /** Gives the user what it had no room for; false where it still has none. */
+  protected feedRest(): boolean {
+    if (this.#feeding || this.socket.destroyed) return false;
     const rest = this.#rest;
     this.#rest = undefined;
     if (rest !== undefined) this.#feed(rest);
-    if (this.#rest === undefined) this.#socket.resume();
+    return this.#rest === undefined;
   }
 
   #feed(chunk: Uint8Array): void {
-    const user = this.#user!;
+    const user = this.user!;
     const target = user.target;
     this.#feeding = true;
     let at = 0;
@@ -93,27 +104,27 @@ export class NetTransport implements Transport {
     this.#feeding = false;
     if (at < chunk.length) {
       this.#rest = chunk.subarray(at);
-      this.#socket.pause();
+      this.socket.pause();
     }
   }
 
   gather(region: MemoryRegion, start: number, length: number): void {
-    this.#queue.push(region, start, length);
+    this.queue.push(region, start, length);
     this.#gathered += length;
   }
 
   flush(): void {
-    while (!this.#busy && this.#queue.count > 0) this.#sendBatch();
+    while (!this.busy && this.queue.count > 0) this.#sendBatch();
   }
 
   #sendBatch(): void {
-    const socket = this.#socket;
+    const socket = this.socket;
     if (socket.destroyed) {
-      this.#queue.clear();
+      this.queue.clear();
       return;
     }
-    const queue = this.#queue;
-    const staging = this.#staging;
+    const queue = this.queue;
+    const staging = this.#stagingBuffer();
     let total = 0;
     let stagedFrom = 0;
     let staged = 0;
@@ -139,21 +150,33 @@ export class NetTransport implements Transport {
     this.#batchEnd += total;
     if (socket.writableLength === 0) this.#sent = this.#batchEnd;
     else {
-      this.#busy = true;
+      this.busy = true;
       // An empty write calls back once everything before it is with the kernel.
       socket.write("", this.#batchSent);
     }
   }
 
+  /** `bytes` of the queue's front are with the kernel. */
+  protected advance(bytes: number): void {
+    this.queue.drop(bytes);
+    this.#batchEnd += bytes;
+    this.#sent = this.#batchEnd;
+  }
+
+  #stagingBuffer(): Buffer {
+    this.#staging ??= Buffer.allocUnsafeSlow(STAGING_BYTES);
+    return this.#staging;
+  }
+
   #written(): void {
-    this.#busy = false;
+    this.busy = false;
     this.#sent = this.#batchEnd;
     this.flush();
-    this.#user!.progressed();
-    this.#reactor.settle();
+    this.user!.progressed();
+    this.reactor.settle();
   }
 
   close(): void {
-    this.#socket.destroy();
+    this.socket.destroy();
   }
 }
