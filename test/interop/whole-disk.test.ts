@@ -30,7 +30,7 @@ for (const link of ["thread", "worker", "process"]) {
       const { stdout, stderr } = await run("nbdinfo", [served.info.uri]);
       assert.equal(stderr, "");
       assert.match(stdout, /export-size: 67108864 \(64M\)/);
-      for (const can of ["flush", "fua", "trim", "zero", "multi_conn", "df", "cache"]) {
+      for (const can of ["flush", "fua", "trim", "zero", "multi_conn", "df"]) {
         assert.match(stdout, new RegExp(`can_${can}: true`), can);
       }
       const map = await run("nbdinfo", ["--map", "--json", served.info.uri]);
@@ -94,7 +94,6 @@ rw=randrw
 bsrange=512-1M
 blockalign=512
 size=32M
-io_size=48M
 verify=crc32c
 verify_fatal=1
 do_verify=1
