@@ -173,10 +173,16 @@ async function parseDisks(
   if (groups.length > 1 && options.exportName !== undefined) {
     throw new UsageError("--export-name names one export; several disks are named by their vdevs");
   }
-  return groups.map((group) => ({
-    text: group.join(" "),
-    spec: parseDisk(group, options.filter ?? []),
-  }));
+  return groups.map((group) => {
+    const spec = parseDisk(group, options.filter);
+    return { text: group.join(" "), spec: options.shared ? unlocked(spec) : spec };
+  });
+}
+
+/** An image that others may write at the same time. Only the file driver keeps them out. */
+function unlocked(spec: StoreSpec): StoreSpec {
+  if (spec.driver !== "file") return spec;
+  return { ...spec, parameters: { lock: "off", ...spec.parameters } };
 }
 
 function attachOptions(options: ServeOptions, vdev: string, signal: AbortSignal) {

@@ -146,8 +146,8 @@ export class XenbusDevice implements AsyncDisposable {
     state: XenbusState,
     operations: XenStoreOperations = this.domain.store,
   ): Promise<void> {
-    await operations.write(`${this.path}/state`, String(state));
     this.#state = state;
+    await operations.write(`${this.path}/state`, String(state));
   }
 
   /** Leaves the reason where xenbus_dev_fatal does, and goes to Closing. */
@@ -161,7 +161,8 @@ export class XenbusDevice implements AsyncDisposable {
     await store
       .write(`/local/domain/${this.domain.id}/error/${relative}/error`, text)
       .catch(() => {});
-    await this.switchState(XenbusState.closing);
+    // Whoever closed the device meanwhile has the last word.
+    if (this.#state !== XenbusState.closed) await this.switchState(XenbusState.closing);
   }
 
   /** Ends the watch and waits for the handler that runs. Writes nothing. */

@@ -2,6 +2,7 @@
 import { existsSync, rmSync } from "node:fs";
 import { realpath } from "node:fs/promises";
 import { Command, Option } from "commander";
+import { threadReactor } from "../../io/reactor.ts";
 import type { EngineChoice, StoreSpec } from "../../store/block-store.ts";
 import { formatSize } from "../../util/size.ts";
 import { driverNames } from "../catalogue.ts";
@@ -50,7 +51,7 @@ Examples:
 async function copy(from: string, to: string, options: CopyOptions): Promise<void> {
   using stop = new StopSignal();
   const { signal } = stop;
-  const { Disk, openStore, threadReactor } = await import("../../index.ts");
+  const { Disk, openStore } = await import("../../index.ts");
   const open = async (spec: StoreSpec, readOnly: boolean) =>
     new Disk(await openStore(spec, { readOnly, engine: options.engine, signal }), threadReactor());
   const [sourceSpec, targetSpec] = await Promise.all([specOf(from), specOf(to)]);
@@ -92,7 +93,7 @@ async function specOf(word: string): Promise<StoreSpec> {
 
 /** The file that a disk is, where it is one. */
 function pathOf(spec: StoreSpec): string | undefined {
-  return spec.driver === "file" ? (spec.parameters.path ?? spec.parameters.file) : undefined;
+  return spec.driver === "file" ? spec.parameters.file : undefined;
 }
 
 async function refuseSame(source: string | undefined, target: string | undefined): Promise<void> {

@@ -6,11 +6,10 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { Command, type OptionValues } from "commander";
 import type { XenStore, XenStorePermission } from "../../xen/domain.ts";
+import type { XenStoreClient } from "../../xen/xenstore/index.ts";
 import { UsageError } from "../errors.ts";
 import { print } from "../output.ts";
 import { escapeValue, unescapeValue } from "../xenstore-text.ts";
-
-const SYSTEM_SOCKETS = ["/run/xenstored/socket", "/var/run/xenstored/socket"];
 
 export function xenstoreCommand(): Command {
   const group = new Command("xenstore")
@@ -30,7 +29,7 @@ Examples:
   const add = (
     usage: string,
     description: string,
-    act: (store: XenStore, words: string[], options: OptionValues) => Promise<void>,
+    act: (store: XenStoreClient, words: string[], options: OptionValues) => Promise<void>,
   ) => {
     const command = new Command(usage.split(" ")[0])
       .description(description)
@@ -81,26 +80,18 @@ Examples:
   return group;
 }
 
-async function openStore(socket: string | undefined): Promise<XenStore> {
-  const { XenStoreClient } = await import("../../xen/xenstore/index.ts");
-  return await XenStoreClient.connect(socketPath(socket));
-}
-
-/** The socket that -s, the environment or the system names. */
-function socketPath(given: string | undefined): string {
-  const machine = process.env.VBDKIT_MACHINE;
-  const named =
-    given ??
-    process.env.XENSTORED_PATH ??
-    (machine === undefined ? undefined : join(machine, "xenstored.sock")) ??
-    SYSTEM_SOCKETS.find((path) => existsSync(path));
-  if (named === undefined) {
+async function openStore(given: string | undefined): Promise<XenStoreClient> {
+  const { XenStoreClient, xenStoreSocketPath } = await import("../../xen/xenstore/index.ts");
+  const { XENSTORED_PATH, VBDKIT_MACHINE } = process.env;
+  const named = given ?? XENSTORED_PATH ?? VBDKIT_MACHINE;
+  const path = named ?? xenStoreSocketPath(process.env);
+  if (named === undefined && !existsSync(path)) {
     throw new UsageError(
       "which xenstore? Name its socket or a running server's folder with -s, XENSTORED_PATH or VBDKIT_MACHINE",
     );
   }
-  const inside = join(named, "xenstored.sock");
-  return existsSync(inside) ? inside : named;
+  const inFolder = join(path, "xenstored.sock");
+  return await XenStoreClient.connect(existsSync(inFolder) ? inFolder : path);
 }
 
 function missing(path: string): never {
@@ -136,7 +127,7 @@ async function writeAll(store: XenStore, words: string[]): Promise<void> {
   });
 }
 
-async function watch(store: XenStore, paths: string[], options: OptionValues): Promise<void> {
+async function watch(store: XenStoreClient, paths: string[], options: OptionValues): Promise<void> {
   let left = (options.count as number | undefined) ?? Number.POSITIVE_INFINITY;
   const done = Promise.withResolvers<void>();
   for (const path of paths) {
@@ -146,7 +137,8 @@ async function watch(store: XenStore, paths: string[], options: OptionValues): P
       if (--left === 0) done.resolve();
     });
   }
-  await done.promise;
+  const lost = await Promise.race([done.promise, store.closed]);
+  if (lost !== undefined) throw lost;
 }
 
 const letters = { none: "n", read: "r", write: "w", both: "b" } as const;

@@ -22,6 +22,8 @@ import {
 export class DomainMemory {
   readonly region: MemoryRegion;
   readonly shape: DomainShape;
+  /** The memfd that it is, open as long as the region; undefined for memory of this process alone. */
+  readonly descriptor: number | undefined;
   /** All of it; a Buffer because its `copy` moves bytes without making views. */
   readonly bytes: Buffer;
   readonly header: Int32Array;
@@ -35,8 +37,9 @@ export class DomainMemory {
   readonly ports: Uint32Array;
   #holders = 1;
 
-  private constructor(region: MemoryRegion, shape: DomainShape) {
+  private constructor(region: MemoryRegion, shape: DomainShape, descriptor: number | undefined) {
     const { buffer, byteOffset } = region.bytes;
+    this.descriptor = descriptor;
     this.region = region;
     this.shape = shape;
     this.bytes = Buffer.from(buffer, byteOffset, shape.pageCount * PAGE_SIZE);
@@ -52,8 +55,8 @@ export class DomainMemory {
   }
 
   /** Writes the header of a new domain into zeroed memory; the domain is alive from here on. */
-  static format(region: MemoryRegion, shape: DomainShape): DomainMemory {
-    const memory = new DomainMemory(region, shape);
+  static format(region: MemoryRegion, shape: DomainShape, descriptor?: number): DomainMemory {
+    const memory = new DomainMemory(region, shape, descriptor);
     const { header } = memory;
     header[Header.version] = VERSION;
     header[Header.domid] = shape.domid;
@@ -70,7 +73,7 @@ export class DomainMemory {
 
   /** Takes memory that someone else formatted. Throws XenError("EINVAL") when its header cannot be believed, and
    * ("ENOENT") when the domain is dead; the region stays the caller's then. */
-  static open(region: MemoryRegion, domid: number): DomainMemory {
+  static open(region: MemoryRegion, domid: number, descriptor?: number): DomainMemory {
     if (region.bytes.length < PAGE_SIZE) {
       throw new XenError("EINVAL", `domain ${domid}: memory smaller than a page`);
     }
@@ -98,7 +101,7 @@ export class DomainMemory {
     if (word(Header.state) !== DomainState.alive) {
       throw new XenError("ENOENT", `domain ${domid} is dead`);
     }
-    return new DomainMemory(region, shape);
+    return new DomainMemory(region, shape, descriptor);
   }
 
   get alive(): boolean {

@@ -16,6 +16,7 @@ import type { DomainMemory } from "./domain-memory.ts";
 import type { Neighbours } from "./neighbours.ts";
 import { type MutableCounters, OwnGrants } from "./own-grants.ts";
 import { PeerGrants } from "./peer-grants.ts";
+import { mapScattered } from "./scattered-pages.ts";
 
 export class EmbeddedGrantTable implements GrantTable, Disposable {
   readonly grantsPages = true;
@@ -70,37 +71,38 @@ export class EmbeddedGrantTable implements GrantTable, Disposable {
     this.#peers.copy(operations);
   }
 
-  /** Pages that do not lie side by side in the peer's memory answer badVirtualAddress: they would have to be mapped
-   * again, and a peer that speaks docs/process-link.md allocates its rings in one run. */
+  /** Pages that lie apart in the peer's memory are mapped again, side by side, where that is a memfd; elsewhere they
+   * answer badVirtualAddress. */
   mapContiguous(
     peer: number,
     references: readonly number[],
     readOnly: boolean,
   ): ContiguousMapping | Exclude<GrantStatus, 0> {
+    if (references.length === 0) return GrantStatus.generalError;
     const batch = new GrantMapBatch(references.length);
     batch.count = references.length;
     batch.references.set(references);
     batch.readOnly.fill(readOnly ? 1 : 0);
     this.map(peer, batch);
-    let failure: GrantStatus = GrantStatus.okay;
-    for (let i = 0; i < batch.count; i++) {
-      const status = batch.statuses[i] as GrantStatus;
-      const aside = status === 0 && batch.starts[i] !== batch.starts[0]! + i * PAGE_SIZE;
-      if (failure === 0) failure = aside ? GrantStatus.badVirtualAddress : status;
-    }
-    const unmap = (): void => {
-      for (let i = 0; i < batch.count; i++) {
-        if (batch.statuses[i] === 0) this.unmap(batch.handles[i]!);
-      }
-      batch.count = 0;
-    };
-    if (failure !== 0 || batch.count === 0) {
-      unmap();
-      return failure === 0 ? GrantStatus.generalError : failure;
-    }
+    using undo = new DisposableStack();
+    undo.defer(() => {
+      batch.handles.forEach((handle, i) => {
+        if (batch.statuses[i] === GrantStatus.okay) this.unmap(handle);
+      });
+    });
+    const failure = batch.statuses.find((status) => status !== GrantStatus.okay);
+    if (failure !== undefined) return failure as Exclude<GrantStatus, 0>;
     const start = batch.starts[0]!;
-    const bytes = batch.regions[0]!.bytes.subarray(start, start + batch.count * PAGE_SIZE);
-    return { bytes, [Symbol.dispose]: unmap };
+    let bytes = batch.regions[0]!.bytes.subarray(start, start + batch.count * PAGE_SIZE);
+    if (batch.starts.some((each, i) => each !== start + i * PAGE_SIZE)) {
+      const descriptor = this.#peers.descriptor(batch.handles[0]!);
+      const pages =
+        descriptor === undefined ? undefined : mapScattered(descriptor, batch.starts, batch.count);
+      if (pages === undefined) return GrantStatus.badVirtualAddress;
+      bytes = undo.use(pages).bytes;
+    }
+    const ends = undo.move();
+    return { bytes, [Symbol.dispose]: () => ends.dispose() };
   }
 
   whenFree(count: number, callback: () => void): Disposable {

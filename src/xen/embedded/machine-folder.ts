@@ -88,8 +88,9 @@ export function openNeighbour(directory: string, domid: number): RemoteNeighbour
   const paths = domainPaths(directory, domid);
   using undo = new DisposableStack();
   try {
-    const region = undo.use(openSharedMemory(paths.memory).region);
-    const memory = DomainMemory.open(region, domid);
+    const { region, descriptor } = openSharedMemory(paths.memory);
+    undo.use(region);
+    const memory = DomainMemory.open(region, domid, descriptor);
     const neighbour = new RemoteNeighbour(memory, openProcessBell(paths.events), true);
     undo.move();
     return neighbour;

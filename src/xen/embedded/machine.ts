@@ -184,7 +184,8 @@ export class EmbeddedMachine implements AsyncDisposable {
     const ends = undo.use(new AsyncDisposableStack());
     const byteLength = memoryPages * PAGE_SIZE;
     const made = shared ? createSharedMemory(`domain-${domid}`, byteLength) : undefined;
-    const memory = DomainMemory.format(made?.region ?? allocateRegion(byteLength), shape);
+    const region = made?.region ?? allocateRegion(byteLength);
+    const memory = DomainMemory.format(region, shape, made?.descriptor);
     ends.defer(() => memory.release());
     let bell: EventDescriptor | undefined;
     if (made !== undefined) {

@@ -144,6 +144,11 @@ export class PeerGrants {
     return GrantStatus.okay;
   }
 
+  /** The memfd in which a mapped page lies, if it lies in one. */
+  descriptor(handle: number): number | undefined {
+    return this.#owners[handle]?.memory.descriptor;
+  }
+
   copy(operations: readonly GrantCopy[]): void {
     for (const operation of operations) operation.status = this.#copyOne(operation);
   }

@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import test from "node:test";
 import { promisify } from "node:util";
-import { type Domain, type OwnPages, XenError } from "../../../src/xen/domain.ts";
+import { type Domain, type OwnPages, PAGE_SIZE, XenError } from "../../../src/xen/domain.ts";
 import { EmbeddedMachine } from "../../../src/xen/embedded/index.ts";
 import { Far } from "../../support/far-domain.ts";
 import { exchange, soon, until } from "./exchange.ts";
@@ -122,6 +122,29 @@ test("a worker and a process reach each other, and a domain that came later", as
     await far.call("close");
     await far.ended();
   }
+});
+
+test("pages that lie apart are mapped side by side where the memory is shared", async () => {
+  await using machine = await EmbeddedMachine.create();
+  const front = await machine.createDomain(1, { shared: true });
+  const back = await machine.createDomain(2);
+  const pages = front.grants.allocate(4)!;
+  const { bytes } = pages.region;
+  for (let i = 0; i < 4; i++) {
+    pages.grant(i, 2, false);
+    bytes[pages.start + i * PAGE_SIZE] = i + 1;
+  }
+  const ring = back.grants.mapContiguous(1, [...pages.references].reverse(), false);
+  assert.ok(typeof ring === "object");
+  const firsts = [0, 1, 2, 3].map((i) => ring.bytes[i * PAGE_SIZE]);
+  assert.deepEqual(firsts, [4, 3, 2, 1]);
+  ring.bytes[PAGE_SIZE + 1] = 33;
+  assert.equal(bytes[pages.start + 2 * PAGE_SIZE + 1], 33);
+  assert.equal(pages.endAccess(0), false);
+  ring[Symbol.dispose]();
+  ring[Symbol.dispose]();
+  assert.equal(back.grants.counters.mapped, 0);
+  for (let i = 0; i < 4; i++) assert.ok(pages.endAccess(i));
 });
 
 test("a number is taken until its domain has ended, however it ended", async () => {
