@@ -15,6 +15,7 @@ import {
   Operation,
   RequestFlag,
 } from "./block-store.ts";
+import { checkRequest } from "./check-request.ts";
 import { Errno } from "./errors.ts";
 import { ForwardingStore } from "./forwarding-store.ts";
 
@@ -137,9 +138,8 @@ class EmulatingStore extends ForwardingStore {
   }
 
   #writeZeroes(request: BlockRequest, durable: boolean): void {
-    const { native, discard, readOnly, size } = this.next.info;
+    const { native, discard, readOnly } = this.next.info;
     if (readOnly) this.answer(request, Errno.EROFS);
-    else if (request.offset + request.length > size) this.answer(request, Errno.ENOSPC);
     // A job, so that a store which finds out later that it cannot (a file system without holes) is helped.
     else if (native.has("writeZeroes")) {
       this.#begin(request, Operation.writeZeroes, durable, MAXIMUM_RANGE);
@@ -151,6 +151,11 @@ class EmulatingStore extends ForwardingStore {
   }
 
   #begin(parent: BlockRequest, operation: Operation, flushes: boolean, step: number): void {
+    const refusal = checkRequest(this.info, parent);
+    if (refusal !== 0) {
+      this.answer(parent, refusal);
+      return;
+    }
     let job = this.#freeJobs;
     if (job === undefined) {
       job = new Job(this.#jobs.length);

@@ -226,10 +226,10 @@ class PromiseStore implements BlockStore, Kickable {
   }
 
   async cancel(reason: Error): Promise<void> {
-    this.#abort.abort(reason);
-    this.#abort = new AbortController();
     // Not in the caller's turn: it may be in the middle of submitting.
     await undefined;
+    this.#abort.abort(reason);
+    this.#abort = new AbortController();
     for (const request of [...this.#running]) this.#end(request, Errno.ECANCELED);
     for (let r = this.#waiting.shift(); r !== undefined; r = this.#waiting.shift()) {
       r.status = Errno.ECANCELED;
