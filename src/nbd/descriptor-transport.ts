@@ -115,9 +115,6 @@ export class DescriptorTransport extends NetTransport {
       budget -= count;
     }
     this.reactor.settle();
-    // koffi's poll returns to libuv without running microtasks: a promise that was resolved here would wait for the
-    // next timer or event of Node's own.
-    setImmediate(nothing);
   }
 
   #fail(call: string): void {
@@ -158,5 +155,3 @@ export class DescriptorTransport extends NetTransport {
     super.close();
   }
 }
-
-function nothing(): void {}
