@@ -167,8 +167,12 @@ export class EmbeddedMachine implements AsyncDisposable {
     }
     this.#neighbours.delete(domid);
     this.#announce({ ended: domid });
-    this.#residents.delete(domid);
-    await resident.ends.disposeAsync();
+    try {
+      await resident.ends.disposeAsync();
+    } finally {
+      // Only now may the number be used again: its folder is gone.
+      this.#residents.delete(domid);
+    }
   }
 
   async #make(domid: number, options: DomainOptions): Promise<Resident> {
