@@ -13,7 +13,3 @@ export const FALLOCATE_MODE: Readonly<Record<number, number>> = {
   [IoOperation.zeroRange]: FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE,
   [IoOperation.allocate]: FALLOC_FL_KEEP_SIZE,
 };
-
-export function isFallocate(operation: IoOperation): boolean {
-  return operation in FALLOCATE_MODE;
-}

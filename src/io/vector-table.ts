@@ -49,9 +49,13 @@ export class VectorTable {
         continue;
       }
       const region = segments.regions[i]!;
-      invariant(region.address !== 0, "the memory of a request has no address");
-      const address = region.address + segments.starts[i]! + from;
+      const start = segments.starts[i]! + from;
       const bytes = Math.min(available - from, left);
+      // The kernel believes addresses: a wrong one would corrupt this process without a word.
+      invariant(region.address !== 0, "the memory of a request has no address");
+      invariant(!region.disposed, "the memory of a request has been unmapped");
+      invariant(start + bytes <= region.bytes.length, "a segment leaves its region");
+      const address = region.address + start;
       const high = Math.floor(address / TWO_32);
       if (word === first) this.firstAddress = address;
       words[word] = address - high * TWO_32;

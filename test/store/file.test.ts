@@ -314,6 +314,43 @@ for (const engine of engines) {
   });
 }
 
+test("after a flush that failed no later one is believed", async () => {
+  const path = image(MIB);
+  const script = `
+    import { BlockRequest, Operation } from ${source("store/block-store.ts")};
+    import { fileDriver } from ${source("store/drivers/file.ts")};
+    import { Reactor } from ${source("io/reactor.ts")};
+    const reactor = new Reactor();
+    const store = await fileDriver.open(
+      { file: ${JSON.stringify(path)}, cache: "writeback", lock: true, shared: false },
+      { reactor, signal: new AbortController().signal, readOnly: false, engine: "auto" });
+    const flush = () => new Promise((resolve) => {
+      const request = new BlockRequest({ completed: (done) => resolve(done.status) });
+      store.submit(Object.assign(request, { operation: Operation.flush }));
+      reactor.settle();
+    });
+    console.log(await flush(), await flush(), await flush());
+    await store[Symbol.asyncDispose]();`;
+  // strace counts the calls of each thread, so there is one.
+  const fault = ["-e", "inject=fdatasync:error=EIO:when=2"];
+  const { stdout } = await run(
+    "strace",
+    [
+      "-f",
+      "-qq",
+      "-o",
+      "/dev/null",
+      ...fault,
+      process.execPath,
+      "--input-type=module",
+      "-e",
+      script,
+    ],
+    { env: { ...process.env, UV_THREADPOOL_SIZE: "1" } },
+  );
+  assert.equal(stdout, `0 ${Errno.EIO} ${Errno.EIO}\n`);
+});
+
 function source(name: string): string {
   return JSON.stringify(import.meta.resolve(`../../src/${name}`));
 }
@@ -364,7 +401,7 @@ describe("opening says in one line what is wrong and what to do", () => {
 
   test("a directory", async () => {
     await refuses(onDisk, "EISDIR", /is a directory/);
-    await refuses(onDisk, "EINVAL", /neither a file nor a block device/, { readOnly: true });
+    await refuses(onDisk, "EISDIR", /is a directory/, { readOnly: true });
   });
 
   test("a character device and a FIFO", async () => {

@@ -60,15 +60,11 @@ export async function openImage(options: ImageOptions): Promise<Image> {
     for (const descriptor of descriptors.splice(0)) await closeFile(descriptor);
   };
   try {
-    // O_NONBLOCK keeps a FIFO from waiting for its other end, and means nothing for files and devices.
-    const mode = (readOnly ? constants.O_RDONLY : constants.O_RDWR) | constants.O_NONBLOCK;
-    const descriptor = await openOrSay(options, mode | (await exclusion(options)));
+    const mode = readOnly ? constants.O_RDONLY : constants.O_RDWR;
+    const descriptor = await openOrSay(options, mode);
     descriptors.push(descriptor);
     const stats = await statFile(descriptor);
     const isDevice = stats.isBlockDevice();
-    if (!isDevice && !stats.isFile()) {
-      throw new StoreError("EINVAL", `${path} is neither a file nor a block device`);
-    }
     const device = isDevice ? await deviceFacts(stats.rdev) : undefined;
     const size = device?.size ?? stats.size;
     checkSize(path, size, isDevice);
@@ -99,25 +95,27 @@ export async function openImage(options: ImageOptions): Promise<Image> {
   }
 }
 
-/** O_EXCL for a device that we write: the kernel then refuses one that is mounted, and to mount it. */
-async function exclusion({ path, readOnly, lock }: ImageOptions): Promise<number> {
-  if (readOnly || !lock) return 0;
-  const stats = await stat(path).catch(() => undefined);
-  return stats?.isBlockDevice() ? constants.O_EXCL : 0;
-}
-
-async function openOrSay({ path, readOnly }: ImageOptions, mode: number): Promise<number> {
+async function openOrSay({ path, readOnly, lock }: ImageOptions, mode: number): Promise<number> {
   try {
-    return await openFile(path, mode);
+    // Looked at before it is opened: a FIFO would wait for its other end, and O_NONBLOCK against that would make
+    // io_uring answer EAGAIN where a file system cannot promise not to wait.
+    const stats = await stat(path);
+    if (stats.isDirectory()) throw new StoreError("EISDIR", `${path} is a directory, not a disk`);
+    if (!stats.isFile() && !stats.isBlockDevice()) {
+      throw new StoreError("EINVAL", `${path} is neither a file nor a block device`);
+    }
+    // The kernel then refuses a device that is mounted, and refuses to mount it.
+    const alone = stats.isBlockDevice() && !readOnly && lock ? constants.O_EXCL : 0;
+    return await openFile(path, mode | alone);
   } catch (cause) {
+    if (cause instanceof StoreError) throw cause;
     const { code } = cause as NodeJS.ErrnoException;
     const say = (name: ErrnoName, message: string) => new StoreError(name, message, { cause });
     if (code === "ENOENT" || code === "ENOTDIR") {
       throw say("ENOENT", `there is no ${path}; to make a disk of 1G: truncate -s 1G ${path}`);
     }
-    if (code === "EISDIR") throw say("EISDIR", `${path} is a directory, not a disk`);
     if (!readOnly && (code === "EACCES" || code === "EPERM" || code === "EROFS")) {
-      const readable = await openFile(path, constants.O_RDONLY | constants.O_NONBLOCK).then(
+      const readable = await openFile(path, constants.O_RDONLY).then(
         (descriptor) => closeFile(descriptor).then(() => true),
         () => false,
       );
