@@ -24,13 +24,13 @@ import {
   NBD_REPLY_TYPE_BLOCK_STATUS,
   NBD_REPLY_TYPE_ERROR_BIT,
   NBD_REPLY_TYPE_NONE,
-  NBD_REPLY_TYPE_OFFSET_DATA,
   NBD_REPLY_TYPE_OFFSET_HOLE,
   NbdReply,
   NbdRequest,
   REQUEST_LENGTH,
   replyHeaderLength,
 } from "../wire/nbd.ts";
+import { ClientCommand, fixedLength, type StatusQuery } from "./client-command.ts";
 import type { Agreed } from "./client-handshake.ts";
 import { copyToRequest, type Span, spanOf, zeroRequest } from "./request-memory.ts";
 import { statusOfNbdError } from "./status.ts";
@@ -45,36 +45,6 @@ const DIRECT_BYTES = 32 * 1024;
 const STATUS_BYTES = 64 * 1024;
 /** No chunk is larger: the greatest read, its offset, or a description of a long list of extents. */
 const MAX_CHUNK_LENGTH = 64 * 1024 * 1024;
-
-/** A question for extents; answered with context id and extents as they lie on the wire, or with an error. */
-export interface StatusQuery {
-  readonly offset: number;
-  readonly length: number;
-  answered(payload: Uint8Array): void;
-  failed(error: StoreError): void;
-}
-
-class Command {
-  next: Command | undefined = undefined;
-  readonly index: number;
-  request: BlockRequest | undefined = undefined;
-  query: StatusQuery | undefined = undefined;
-  type = 0;
-  inFlight = false;
-  /** High half of the cookie: a reply to an earlier use of this slot is recognised. */
-  generation = 0;
-  length = 0;
-  /** Errno of the reply so far. */
-  status = 0;
-  /** Bytes of a read that came, and where the next are expected if they come in order. */
-  received = 0;
-  expected = 0;
-  sentMark = 0;
-
-  constructor(index: number) {
-    this.index = index;
-  }
-}
 
 const Receiving = { header: 0, data: 1, status: 2, skip: 3 } as const;
 
@@ -92,10 +62,10 @@ export class ClientConnection implements TransportUser {
   readonly #user: ClientConnectionUser;
   readonly #input: MemoryRegion = allocateRegion(INPUT_BYTES);
   readonly #headers: MemoryRegion = allocateRegion((MAX_IN_FLIGHT + 1) * REQUEST_LENGTH);
-  readonly #commands: Command[] = [];
-  readonly #free = new Fifo<Command>();
+  readonly #commands: ClientCommand[] = [];
+  readonly #free = new Fifo<ClientCommand>();
   /** Answered before their data had left. */
-  readonly #unsent = new Fifo<Command>();
+  readonly #unsent = new Fifo<ClientCommand>();
   readonly #header = new NbdRequest();
   readonly #reply = new NbdReply();
   readonly #span: Span = { region: undefined, start: 0, length: 0 };
@@ -105,7 +75,7 @@ export class ClientConnection implements TransportUser {
   /** Bytes of the current payload still to come. */
   #left = 0;
   /** The command of the current payload, and the byte of its read that the next goes to. */
-  #current: Command | undefined;
+  #current: ClientCommand | undefined;
   #position = 0;
   #endsReply = false;
   #direct = false;
@@ -121,7 +91,7 @@ export class ClientConnection implements TransportUser {
     this.agreed = agreed;
     this.#user = user;
     for (let i = 0; i < MAX_IN_FLIGHT; i++) {
-      const command = new Command(i);
+      const command = new ClientCommand(i);
       this.#commands.push(command);
       this.#free.push(command);
     }
@@ -156,7 +126,7 @@ export class ClientConnection implements TransportUser {
     this.#transport.flush();
   }
 
-  #begin(type: number, flags: number, offset: number, length: number): Command {
+  #begin(type: number, flags: number, offset: number, length: number): ClientCommand {
     const command = this.#free.shift()!;
     command.type = type;
     command.inFlight = true;
@@ -278,7 +248,7 @@ export class ClientConnection implements TransportUser {
     return true;
   }
 
-  #simpleReply(command: Command): void {
+  #simpleReply(command: ClientCommand): void {
     const { error } = this.#reply;
     const carriesData = command.type === NBD_CMD_READ || command.type === NBD_CMD_BLOCK_STATUS;
     if (carriesData && this.agreed.structured) {
@@ -290,7 +260,7 @@ export class ClientConnection implements TransportUser {
     else this.#beginData(command, 0, command.length, true);
   }
 
-  #parseChunk(command: Command, at: number, here: number): boolean {
+  #parseChunk(command: ClientCommand, at: number, here: number): boolean {
     const { type, length, flags } = this.#reply;
     if (!this.agreed.structured || length > MAX_CHUNK_LENGTH) {
       this.#protocolError("a structured reply that was not agreed on, or of absurd length");
@@ -309,7 +279,7 @@ export class ClientConnection implements TransportUser {
   }
 
   /** Takes a chunk whose fixed part lies at `at`; `rest` bytes follow it. */
-  #chunk(command: Command, at: number, rest: number, done: boolean): void {
+  #chunk(command: ClientCommand, at: number, rest: number, done: boolean): void {
     const bytes = this.#input.bytes;
     const { type } = this.#reply;
     if ((type & NBD_REPLY_TYPE_ERROR_BIT) !== 0) {
@@ -348,7 +318,7 @@ export class ClientConnection implements TransportUser {
 
   /** Chunks may come in any order. Once they do, overlaps could hide gaps: what has not come is zeroed first, so that
    * nothing old is taken for data. */
-  #place(command: Command, position: number, length: number): void {
+  #place(command: ClientCommand, position: number, length: number): void {
     if (command.expected >= 0 && position !== command.expected) {
       zeroRequest(command.request!, command.expected, command.length - command.expected);
       command.expected = -1;
@@ -357,13 +327,13 @@ export class ClientConnection implements TransportUser {
     command.received += length;
   }
 
-  #beginData(command: Command, position: number, length: number, done: boolean): void {
+  #beginData(command: ClientCommand, position: number, length: number, done: boolean): void {
     if (!this.#reply.structured) command.received = length;
     this.#position = position;
     this.#beginOther(Receiving.data, command, length, done);
   }
 
-  #beginOther(receiving: 1 | 2 | 3, command: Command, length: number, done: boolean): void {
+  #beginOther(receiving: 1 | 2 | 3, command: ClientCommand, length: number, done: boolean): void {
     this.#current = command;
     this.#left = length;
     this.#endsReply = done;
@@ -404,7 +374,7 @@ export class ClientConnection implements TransportUser {
     if (this.#endsReply) this.#complete(command);
   }
 
-  #complete(command: Command): void {
+  #complete(command: ClientCommand): void {
     if (
       command.type === NBD_CMD_READ &&
       command.status === 0 &&
@@ -418,7 +388,7 @@ export class ClientConnection implements TransportUser {
     else this.#finish(command);
   }
 
-  #finish(command: Command): void {
+  #finish(command: ClientCommand): void {
     const { request, query } = command;
     command.request = undefined;
     command.query = undefined;
@@ -467,21 +437,5 @@ export class ClientConnection implements TransportUser {
     this.#input[Symbol.dispose]();
     this.#headers[Symbol.dispose]();
     this.#user.connectionClosed(this, reason);
-  }
-}
-
-/** Bytes that every chunk of a type starts its payload with; -1 for a type that a client cannot understand. */
-function fixedLength(type: number): number {
-  if ((type & NBD_REPLY_TYPE_ERROR_BIT) !== 0) return 6;
-  switch (type) {
-    case NBD_REPLY_TYPE_NONE:
-    case NBD_REPLY_TYPE_BLOCK_STATUS:
-      return 0;
-    case NBD_REPLY_TYPE_OFFSET_DATA:
-      return 8;
-    case NBD_REPLY_TYPE_OFFSET_HOLE:
-      return 12;
-    default:
-      return -1;
   }
 }

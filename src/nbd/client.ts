@@ -41,12 +41,8 @@ import {
   NBD_STATE_HOLE,
   NBD_STATE_ZERO,
 } from "../wire/nbd.ts";
-import {
-  ClientConnection,
-  type ClientConnectionUser,
-  MAX_IN_FLIGHT,
-  type StatusQuery,
-} from "./client-connection.ts";
+import type { StatusQuery } from "./client-command.ts";
+import { ClientConnection, type ClientConnectionUser, MAX_IN_FLIGHT } from "./client-connection.ts";
 import type { Agreed } from "./client-handshake.ts";
 import { connectNbd } from "./connect.ts";
 import type { TransportKind } from "./transports.ts";

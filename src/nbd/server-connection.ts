@@ -12,36 +12,23 @@ import type { BlockRequest, BlockStore, RequestOwner } from "../store/block-stor
 import { errnoOf } from "../store/errors.ts";
 import { Fifo } from "../util/fifo.ts";
 import {
-  CHUNK_HEADER_LENGTH,
-  DATA_CHUNK_HEADER_LENGTH,
   decodeRequest,
   EXTENT_LENGTH,
-  encodeChunkHeader,
-  encodeSimpleReply,
   NBD_CMD_BLOCK_STATUS,
   NBD_CMD_DISC,
-  NBD_CMD_FLAG_DF,
   NBD_CMD_FLAG_REQ_ONE,
   NBD_CMD_READ,
   NBD_CMD_WRITE,
   NBD_EIO,
   NBD_MAX_PAYLOAD,
-  NBD_REPLY_FLAG_DONE,
-  NBD_REPLY_TYPE_BLOCK_STATUS,
-  NBD_REPLY_TYPE_ERROR,
-  NBD_REPLY_TYPE_OFFSET_DATA,
-  NBD_REPLY_TYPE_OFFSET_HOLE,
   NbdRequest,
-  putU16,
-  putU32,
-  putU64,
   REQUEST_LENGTH,
-  SIMPLE_REPLY_LENGTH,
 } from "../wire/nbd.ts";
-import { BufferPool, type PooledBuffer } from "./buffer-pool.ts";
+import { BufferPool } from "./buffer-pool.ts";
 import { brokenRule, Command, HEADER_ROOM } from "./command.ts";
 import { collectExtents } from "./extents.ts";
-import { ALLOCATION_CONTEXT_ID, type Negotiated } from "./server-handshake.ts";
+import { CONTEXT_ID_LENGTH, gatherReply } from "./reply.ts";
+import type { Negotiated } from "./server-handshake.ts";
 import { nbdErrorOf } from "./status.ts";
 import { ReceiveTarget, type Transport, type TransportUser } from "./transport.ts";
 
@@ -53,10 +40,6 @@ const MAX_HELD_BYTES = 2 * NBD_MAX_PAYLOAD;
 const INPUT_BYTES = 64 * 1024;
 /** Extents of one answer: with the context id they fit into 32 KiB; a client that wants more asks again. */
 const MAX_EXTENTS = 4095;
-const CONTEXT_ID_LENGTH = 4;
-
-/** All zero; a read of this much or more is compared with it piece by piece. */
-const ZEROES = Buffer.alloc(64 * 1024);
 
 const Receiving = { header: 0, payload: 1, skip: 2, nothing: 3 } as const;
 
@@ -306,7 +289,7 @@ export class ServerConnection implements TransportUser, RequestOwner, Kickable {
     this.#dirty = false;
     if (this.#closed) return;
     for (let command = this.#finished.shift(); command; command = this.#finished.shift()) {
-      this.#gatherReply(command);
+      gatherReply(command, this.#headers, this.#transport, this.#negotiated.structured);
       command.sentMark = this.#transport.gathered;
       this.#sending.push(command);
     }
@@ -329,57 +312,6 @@ export class ServerConnection implements TransportUser, RequestOwner, Kickable {
       if (!this.#blocked) this.#transport.resume();
     }
     this.#closeWhenIdle();
-  }
-
-  #gatherReply(command: Command): void {
-    const bytes = this.#headers.bytes;
-    const at = command.headerStart;
-    const { cookieHigh, cookieLow, type, error } = command;
-    const mustBeChunk =
-      this.#negotiated.structured && (type === NBD_CMD_READ || type === NBD_CMD_BLOCK_STATUS);
-    if (!mustBeChunk) {
-      encodeSimpleReply(bytes, at, cookieHigh, cookieLow, error);
-      this.#transport.gather(this.#headers, at, SIMPLE_REPLY_LENGTH);
-      if (type === NBD_CMD_READ && error === 0) this.#gatherBuffer(command, command.length);
-      return;
-    }
-    const payload = at + CHUNK_HEADER_LENGTH;
-    const done = NBD_REPLY_FLAG_DONE;
-    if (error !== 0) {
-      encodeChunkHeader(bytes, at, cookieHigh, cookieLow, done, NBD_REPLY_TYPE_ERROR, 6);
-      putU32(bytes, payload, error);
-      putU16(bytes, payload + 4, 0);
-      this.#transport.gather(this.#headers, at, CHUNK_HEADER_LENGTH + 6);
-    } else if (type === NBD_CMD_BLOCK_STATUS) {
-      const length = CONTEXT_ID_LENGTH + command.extentCount * EXTENT_LENGTH;
-      encodeChunkHeader(
-        bytes,
-        at,
-        cookieHigh,
-        cookieLow,
-        done,
-        NBD_REPLY_TYPE_BLOCK_STATUS,
-        length,
-      );
-      putU32(command.buffer!.region.bytes, command.buffer!.start, ALLOCATION_CONTEXT_ID);
-      this.#transport.gather(this.#headers, at, CHUNK_HEADER_LENGTH);
-      this.#gatherBuffer(command, length);
-    } else if ((command.flags & NBD_CMD_FLAG_DF) === 0 && isZero(command.buffer!, command.length)) {
-      encodeChunkHeader(bytes, at, cookieHigh, cookieLow, done, NBD_REPLY_TYPE_OFFSET_HOLE, 12);
-      putU64(bytes, payload, command.offset);
-      putU32(bytes, payload + 8, command.length);
-      this.#transport.gather(this.#headers, at, CHUNK_HEADER_LENGTH + 12);
-    } else {
-      const length = 8 + command.length;
-      encodeChunkHeader(bytes, at, cookieHigh, cookieLow, done, NBD_REPLY_TYPE_OFFSET_DATA, length);
-      putU64(bytes, payload, command.offset);
-      this.#transport.gather(this.#headers, at, DATA_CHUNK_HEADER_LENGTH);
-      this.#gatherBuffer(command, command.length);
-    }
-  }
-
-  #gatherBuffer(command: Command, length: number): void {
-    this.#transport.gather(command.buffer!.region, command.buffer!.start, length);
   }
 
   #release(command: Command): void {
@@ -431,16 +363,4 @@ export class ServerConnection implements TransportUser, RequestOwner, Kickable {
 function memoryOf(type: number, length: number): number {
   if (type === NBD_CMD_READ || type === NBD_CMD_WRITE) return length;
   return type === NBD_CMD_BLOCK_STATUS ? CONTEXT_ID_LENGTH + MAX_EXTENTS * EXTENT_LENGTH : 0;
-}
-
-/** Fails at the first byte of most data, and is a memcmp otherwise. */
-function isZero(buffer: PooledBuffer, length: number): boolean {
-  const bytes = buffer.region.bytes;
-  if (bytes[buffer.start] !== 0 || bytes[buffer.start + length - 1] !== 0) return false;
-  const end = buffer.start + length;
-  for (let at = buffer.start; at < end; at += ZEROES.length) {
-    const piece = Math.min(ZEROES.length, end - at);
-    if (ZEROES.compare(bytes, at, at + piece, 0, piece) !== 0) return false;
-  }
-  return true;
 }

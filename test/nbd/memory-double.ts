@@ -1,5 +1,4 @@
 /** A disk in memory for tests: holds requests back, fails them and counts them as it is told. */
-import { MemoryRegion } from "../../src/io/memory.ts";
 import type { Kickable, Reactor } from "../../src/io/reactor.ts";
 import {
   type BlockRequest,
@@ -162,9 +161,4 @@ export class MemoryDouble implements BlockStore, Kickable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.cancel();
   }
-}
-
-/** Memory of a request, without foreign calls. */
-export function plainRegion(byteLength: number): MemoryRegion {
-  return new MemoryRegion(new Uint8Array(byteLength), 0);
 }
