@@ -1,0 +1,163 @@
+/** Clients that break every rule: only they suffer. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { setImmediate as nextTurn } from "node:timers/promises";
+import fc from "fast-check";
+import { encodeXenStoreMessage, XS_READ, XS_WATCH, XS_WRITE } from "../../../src/wire/xenstore.ts";
+import type { XenError } from "../../../src/xen/domain.ts";
+import { XenStoreClient } from "../../../src/xen/xenstore/client.ts";
+import { XenStoreDaemon } from "../../../src/xen/xenstore/daemon.ts";
+import { RawClient } from "./raw-client.ts";
+
+function message(type: number, text: string): Uint8Array<ArrayBuffer> {
+  const payload = Buffer.from(text, "latin1");
+  return encodeXenStoreMessage({ type, requestId: 1, transactionId: 0, payload });
+}
+
+/** A transport that takes nothing and never drains, with the daemon's end of it. */
+function deafClient() {
+  const sent: Uint8Array[] = [];
+  const state = { paused: false, closed: false };
+  return {
+    sent,
+    state,
+    transport: {
+      writable: false,
+      send: (bytes: Uint8Array) => void sent.push(bytes),
+      onmessage: undefined as ((bytes: Uint8Array) => void) | undefined,
+      ondrain: undefined,
+      onclose: undefined,
+      pause: () => {
+        state.paused = true;
+      },
+      resume: () => {
+        state.paused = false;
+      },
+      close: () => {
+        state.closed = true;
+      },
+    },
+  };
+}
+
+test("a length that is too long ends that connection, its watches and transactions, and no other", async () => {
+  const lost: string[] = [];
+  await using daemon = new XenStoreDaemon({
+    onClientLost: (domid, reason) => lost.push(`${domid} ${(reason as XenError).code}`),
+  });
+  const good = new RawClient(daemon.connect(1));
+  const bad = new RawClient(daemon.connect(1));
+  assert.equal(await bad.ask(XS_WATCH, ["a", "t"]), "OK");
+  const header = message(XS_READ, "").slice();
+  new DataView(header.buffer).setUint32(12, 0x8000_0000, true);
+  bad.transport.send(header);
+  bad.transport.send(message(XS_READ, "/\0"));
+  await bad.closed;
+  assert.deepEqual(lost, ["1 EPROTO"]);
+  assert.equal(await good.ask(XS_READ, ["/"]), "EACCES");
+  assert.equal(daemon.clients, 1);
+});
+
+test("no bytes whatever hurt the daemon or its tree", async () => {
+  await fc.assert(
+    fc.asyncProperty(
+      fc.array(
+        fc.oneof(
+          fc.uint8Array({ minLength: 1, maxLength: 100 }),
+          fc
+            .tuple(fc.integer({ min: 0, max: 30 }), fc.nat(3), fc.uint8Array({ maxLength: 40 }))
+            .map(([type, transactionId, payload]) =>
+              encodeXenStoreMessage({ type, requestId: 1, transactionId, payload }),
+            ),
+          fc
+            .tuple(
+              fc.integer({ min: 0, max: 23 }),
+              fc.constantFrom(
+                "/\0",
+                "a\0b\0",
+                "a\0n1\0",
+                "T\0",
+                "@releaseDomain\0t\0",
+                "\0",
+                "//\0",
+              ),
+            )
+            .map(([type, text]) => message(type, text)),
+        ),
+        { maxLength: 30 },
+      ),
+      fc.constantFrom(0, 1),
+      async (chunks, domid) => {
+        await using daemon = new XenStoreDaemon();
+        const hostile = daemon.connect(domid);
+        for (const chunk of chunks) hostile.send(Uint8Array.from(chunk));
+        await nextTurn();
+        await using store = new XenStoreClient(daemon.connect(0));
+        await store.write("/alive", "yes");
+        assert.equal(await store.read("/alive"), "yes");
+      },
+    ),
+    { numRuns: 150 },
+  );
+});
+
+test("a client that asks and never reads is made to wait, with its memory bounded", async () => {
+  await using daemon = new XenStoreDaemon();
+  const { transport, state, sent } = deafClient();
+  daemon.accept(transport, 0);
+  const requests = Buffer.concat(Array.from({ length: 1000 }, () => message(XS_READ, "/none\0")));
+  for (let i = 0; i < 10; i++) {
+    await nextTurn();
+    if (!state.paused) transport.onmessage?.(Uint8Array.from(requests));
+  }
+  assert.ok(state.paused);
+  assert.equal(sent.length, 0);
+  assert.equal(daemon.clients, 1);
+});
+
+test("a client that watches and never reads is disconnected, and stalls nobody", async () => {
+  const lost: string[] = [];
+  const limits = { abandonedBytes: 10_000 };
+  await using daemon = new XenStoreDaemon({
+    limits,
+    onClientLost: (domid, reason) => lost.push(`${domid} ${(reason as XenError).code}`),
+  });
+  const { transport, state } = deafClient();
+  daemon.accept(transport, 0);
+  transport.onmessage?.(message(XS_WATCH, "/\0t\0"));
+  await using store = new XenStoreClient(daemon.connect(0));
+  for (let i = 0; i < 1000; i++) await store.write("/same", String(i));
+  assert.ok(!state.closed, "identical events are one");
+  for (let i = 0; i < 1000; i++) await store.write(`/other/${i}`, "");
+  assert.ok(state.closed);
+  assert.deepEqual(lost, ["0 ENOBUFS"]);
+  assert.equal((await store.list("/other"))?.length, 1000);
+});
+
+test("a client in this process that ignores back-pressure is cut off", async () => {
+  await using daemon = new XenStoreDaemon();
+  const flood = daemon.connect(1);
+  const closed = new Promise<Error | undefined>((resolve) => {
+    flood.onclose = resolve;
+  });
+  const chunk = message(XS_WRITE, `x\0${"y".repeat(4000)}`);
+  for (let i = 0; i < 2000; i++) flood.send(chunk);
+  assert.equal(((await closed) as XenError).code, "ENOBUFS");
+  await nextTurn();
+  assert.equal(daemon.clients, 0);
+});
+
+test("a tree as deep as paths allow is made, watched, listed and removed", async () => {
+  await using daemon = new XenStoreDaemon();
+  await using store = new XenStoreClient(daemon.connect(0));
+  const path = "/x".repeat(1024);
+  await store.write(path, "deep");
+  assert.equal(await store.read(path), "deep");
+  await store.transaction(async (operations) => {
+    await operations.remove("/x");
+    await operations.write(path, "again");
+  });
+  assert.equal(await store.read(path), "again");
+  await store.remove("/x");
+  assert.equal(await store.read(path), undefined);
+});
