@@ -4,6 +4,7 @@
  * Invariant: no stack trace unless --verbose asked for it.
  */
 import { StoreError } from "../store/errors.ts";
+import { XenError } from "../xen/domain.ts";
 
 /** Documented in docs/commands/index.md. */
 export const ExitCode = {
@@ -24,7 +25,8 @@ export class UsageError extends Error {
 
 export function exitCodeOf(error: unknown): number {
   if (error instanceof UsageError) return ExitCode.usage;
-  if (error instanceof StoreError && error.code === "EINVAL") return ExitCode.usage;
+  const ours = error instanceof StoreError || error instanceof XenError;
+  if (ours && error.code === "EINVAL") return ExitCode.usage;
   return ExitCode.failure;
 }
 

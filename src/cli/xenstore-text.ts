@@ -1,5 +1,10 @@
-/** Values of a xenstore as its tools print and read them (sanitise_value and unsanitise_value of Xen's libxenstore):
- * printable ASCII as it is, the rest as C escapes. */
+/** Nodes of a xenstore as its tools print and read them (xenstore_client.c; sanitise_value and unsanitise_value of
+ * libxenstore): printable ASCII as it is, the rest as C escapes. */
+
+/** Permissions begin at this column in a tree, where the value leaves them room. */
+const PERMISSIONS_COLUMN = 60;
+/** What ` = "\..."` takes of the width. */
+const VALUE_FRAME = 8;
 
 const escapes: Readonly<Record<string, string>> = { "\t": "t", "\n": "n", "\r": "r", "\\": "\\" };
 
@@ -29,4 +34,36 @@ export function unescapeValue(text: string): Uint8Array {
     },
   );
   return Buffer.from(bytes, "latin1");
+}
+
+/** A line of `xenstore-ls -f`. */
+export function listedPath(
+  path: string,
+  value: Uint8Array | undefined,
+  permissions: string | undefined,
+): string {
+  const text = value === undefined ? ":" : ` = "${escapeValue(value)}"`;
+  return path + text + (permissions === undefined ? "" : `   (${permissions})`);
+}
+
+/** A line of `xenstore-ls`: a value that is too long for `width` is cut, permissions follow a row of dots. */
+export function listedName(
+  name: string,
+  value: Uint8Array | undefined,
+  permissions: string | undefined,
+  width: number,
+): string {
+  if (value === undefined) return `${name}:`;
+  const room = width - VALUE_FRAME - name.length;
+  const cut = value.length > room;
+  const text = cut
+    ? `${name} = "${escapeValue(value).slice(0, Math.max(0, room))}\\..."`
+    : `${name} = "${escapeValue(value)}"`;
+  if (permissions === undefined) return text;
+  if (cut) return `${text}  (${permissions})`;
+  let dots = " ";
+  for (let column = text.length + 1; column < PERMISSIONS_COLUMN; column++) {
+    dots += column % 2 === 1 ? "." : " ";
+  }
+  return `${text}${dots}  (${permissions})`;
 }

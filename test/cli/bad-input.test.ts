@@ -23,7 +23,7 @@ describe("a mistake gets one clear line and an exit code", { concurrency: 2 }, (
     await writeFile(folder.file("good.img"), "");
     await truncate(folder.file("good.img"), 2 ** 20);
     await writeFile(folder.file("odd.img"), "x".repeat(1000));
-    await writeFile(folder.file("empty.img"), "");
+    await writeFile(folder.file("small.img"), Buffer.alloc(4096));
   });
   after(() => folder[Symbol.asyncDispose]());
 
@@ -52,10 +52,10 @@ describe("a mistake gets one clear line and an exit code", { concurrency: 2 }, (
       /engine.*io_uring/,
       usage,
     ],
-    ["an image that is not there", ["serve", "missing.img"], /missing\.img: no such file/, failure],
+    ["an image that is not there", ["serve", "missing.img"], /no missing\.img/, failure],
     ["info on an image that is not there", ["info", "missing.img"], /missing\.img/, failure],
     ["a folder as image", ["serve", "file", "."], /director/, failure],
-    ["a size that is no multiple of 512", ["serve", "odd.img"], /odd\.img.*(512|1000)/, failure],
+    ["a size that is no multiple of 512", ["serve", "odd.img"], /odd\.img.*512/, usage],
     [
       "a driver that is none",
       ["serve", "memry", "size=1G"],
@@ -82,7 +82,12 @@ describe("a mistake gets one clear line and an exit code", { concurrency: 2 }, (
     ["info of nothing", ["info"], /info needs a disk/, usage],
     ["a shell that is none", ["completion", "tcsh"], /tcsh.*bash/, usage],
     ["a copy to nowhere", ["copy", "good.img"], /missing required argument 'DESTINATION'/, usage],
-    ["a copy onto another size", ["copy", "good.img", "odd.img"], /odd\.img/, failure],
+    [
+      "a copy onto another size",
+      ["copy", "good.img", "small.img"],
+      /small\.img: is 4 KiB/,
+      failure,
+    ],
     ["a copy onto itself", ["copy", "good.img", "good.img"], /good\.img/, failure],
     [
       "a xenstore that is not there",
@@ -119,7 +124,7 @@ describe("a mistake gets one clear line and an exit code", { concurrency: 2 }, (
       process.getuid?.() === 0
         ? spawnSync("setpriv", [...drop, ...words], { encoding: "utf8", env: cleanEnvironment() })
         : spawnSync(process.execPath, [program, ...words], { encoding: "utf8" });
-    assert.match(stderr, /^vbdkit: .*secret\.img.*permission denied\n$/);
+    assert.match(stderr, /^vbdkit: no permission to open .*secret\.img\n$/);
     assert.equal(status, failure);
   });
 

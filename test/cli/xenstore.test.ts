@@ -32,9 +32,19 @@ describe("xenstore", () => {
   }
 
   test("ls prints what xenstore-ls prints, with whole paths, permissions, and as a tree", async () => {
+    debian(
+      "write",
+      "/wide/a",
+      "x".repeat(100),
+      "/wide/b",
+      "\\x01".repeat(60),
+      "/wide/c",
+      "y".repeat(56),
+    );
     for (const words of [["-f"], ["-p"], ["-f", "-p"], [], ["/local/domain/0"]]) {
       assert.equal(await ours("ls", ...words), debian("ls", ...words), words.join(" "));
     }
+    debian("rm", "/wide");
   });
 
   test("write, read, list and rm do what Debian's do", async () => {
@@ -59,10 +69,7 @@ describe("xenstore", () => {
   test("chmod sets what xenstore-ls -p shows", async () => {
     await ours("write", "/shown", "x");
     await ours("chmod", "/shown", "n0", "r1", "b3");
-    assert.match(
-      debian("ls", "-p", "/"),
-      /shown = "x" +\. *\(n0,r1,b3\)|shown = "x" +\(n0,r1,b3\)/,
-    );
+    assert.match(debian("ls", "-p", "/"), /shown = "x".*\(n0,r1,b3\)/);
     await ours("rm", "/shown");
   });
 

@@ -9,7 +9,7 @@ import type { XenStore, XenStorePermission } from "../../xen/domain.ts";
 import type { XenStoreClient } from "../../xen/xenstore/index.ts";
 import { UsageError } from "../errors.ts";
 import { print } from "../output.ts";
-import { escapeValue, unescapeValue } from "../xenstore-text.ts";
+import { escapeValue, listedName, listedPath, unescapeValue } from "../xenstore-text.ts";
 
 export function xenstoreCommand(): Command {
   const group = new Command("xenstore")
@@ -110,12 +110,20 @@ async function list(
   for (const name of names) {
     const child = path === "/" ? `/${name}` : `${path}/${name}`;
     const value = await store.readBytes(child);
-    const label = options.full ? child : " ".repeat(depth) + name;
-    const text = value === undefined ? ":" : ` = "${escapeValue(value)}"`;
     const access = options.permissions ? await store.getPermissions(child) : undefined;
-    print(label + text + (access === undefined ? "" : `   (${access.map(permission).join(",")})`));
+    const permissions = access?.map(permission).join(",");
+    print(
+      options.full
+        ? listedPath(child, value, permissions)
+        : listedName(" ".repeat(depth) + name, value, permissions, listWidth()),
+    );
     await list(store, child, depth + 1, options);
   }
+}
+
+/** As xenstore-ls: the terminal's width, or 80 columns. */
+function listWidth(): number {
+  return process.stdout.isTTY ? process.stdout.columns - 2 : 80;
 }
 
 async function writeAll(store: XenStore, words: string[]): Promise<void> {
