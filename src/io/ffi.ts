@@ -40,6 +40,8 @@ export interface Ffi {
     argument: number,
     done: (result: number) => void,
   ): void;
+  /** For descriptors that these calls opened: a worker's fs.close warns of them. */
+  close(descriptor: number): number;
   eventfd(initial: number, flags: number): number;
   read(descriptor: number, address: number, length: number): number;
   write(descriptor: number, address: number, length: number): number;
@@ -162,6 +164,7 @@ function bind(koffi: Koffi): Ffi {
       ioctl.async(descriptor, request, argument, (error: unknown, result: number) =>
         done(error ? -1 : result),
       ),
+    close: call("close", "int", "int"),
     eventfd: call("eventfd", "int", "uint", "int"),
     read: call("read", "long", "int", "intptr", "size_t"),
     write: call("write", "long", "int", "intptr", "size_t"),

@@ -4,7 +4,6 @@
  * Invariant: indexes that the kernel writes are read, and indexes that it reads are written, through Atomics alone;
  * no more entries are in flight than the submission ring has.
  */
-import { closeSync } from "node:fs";
 import { type Ffi, systemError } from "./ffi.ts";
 import { allocateRegion } from "./memory.ts";
 
@@ -18,7 +17,8 @@ export const IORING_OP_FADVISE = 24;
 const IORING_SETUP_CLAMP = 1 << 4;
 const IORING_SETUP_COOP_TASKRUN = 1 << 8;
 const IORING_SETUP_SINGLE_ISSUER = 1 << 12;
-const IORING_FEAT_SINGLE_MMAP = 1;
+/** IORING_FEAT_SINGLE_MMAP, and IORING_FEAT_RW_CUR_POS: of Linux 5.6, as the operations above. */
+const FEATURES = 1 | 8;
 const IORING_OFF_SQ_RING = 0;
 const IORING_OFF_SQES = 0x10000000;
 const PROT_READ_WRITE = 3;
@@ -60,7 +60,7 @@ export class IoUring {
     this.descriptor = setup(calls, entries, region.address, parameters);
     this.entries = word(0);
     try {
-      if ((word(20) & IORING_FEAT_SINGLE_MMAP) === 0) throw systemError("io_uring_setup", EINVAL);
+      if ((word(20) & FEATURES) !== FEATURES) throw new Error("it is older than Linux 5.6");
       // struct io_sqring_offsets at byte 40, struct io_cqring_offsets at byte 80.
       const submissionArray = word(64);
       const completions = word(100);
@@ -143,7 +143,7 @@ export class IoUring {
   /** Nothing may be in flight. */
   close(): void {
     for (const { address, length } of this.#mappings.splice(0)) this.#calls.munmap(address, length);
-    closeSync(this.descriptor);
+    this.#calls.close(this.descriptor);
   }
 
   #map(length: number, offset: number): ArrayBuffer {

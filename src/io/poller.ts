@@ -3,7 +3,7 @@
  *
  * Invariant: a descriptor has at most one watcher per thread, since libuv ends the process over a second one.
  */
-import { closeSync, fstatSync } from "node:fs";
+import { fstatSync } from "node:fs";
 import { invariant } from "../util/assert.ts";
 import { type PollHandle, requireFfi, systemError } from "./ffi.ts";
 
@@ -13,6 +13,18 @@ const EFD_NONBLOCK = 0o4000;
 
 /** The handles of this thread's watchers by descriptor; they die when nothing refers to them. */
 const watchers = new Map<number, PollHandle>();
+/** Node runs the event loop once more while it takes a thread down, and koffi ends the process over a descriptor that
+ * can be read then. Worker.terminate() leaves no time for this: let workers that watch end by themselves. */
+let closesAtExit = false;
+
+function closeAtExit(): void {
+  if (closesAtExit) return;
+  closesAtExit = true;
+  process.once("exit", () => {
+    for (const handle of watchers.values()) handle.close();
+    watchers.clear();
+  });
+}
 
 /** Watching; disposal stops it, after which the descriptor may be closed (not before). */
 export interface Watcher extends Disposable {
@@ -30,11 +42,15 @@ export function watchReadable(descriptor: number, callback: () => void): Watcher
   if (stat.isFile() || stat.isDirectory() || stat.isBlockDevice()) {
     throw new Error(`descriptor ${descriptor} is a file, which is always readable`);
   }
+  closeAtExit();
+  // Node surrounds its own callbacks with what makes promises go on, exceptions surface and a worker end; koffi's is
+  // none of them, and a worker ended within it takes the process along. So the work is done in an immediate, which
+  // runs next, in the same turn of the event loop.
+  const work = () => {
+    if (watchers.get(descriptor) === handle) callback();
+  };
   // An error status (the descriptor was closed, or hung up) shows when the callback reads.
-  const handle = calls.poll(descriptor, () => {
-    drainMicrotasksSoon();
-    callback();
-  });
+  const handle = calls.poll(descriptor, () => void setImmediate(work));
   watchers.set(descriptor, handle);
   return {
     ref: () => handle.ref(),
@@ -45,19 +61,6 @@ export function watchReadable(descriptor: number, callback: () => void): Watcher
       handle.close();
     },
   };
-}
-
-let draining = false;
-const drained = () => {
-  draining = false;
-};
-
-/** Node runs promise jobs after its own callbacks, but koffi's is none of them: a promise that a watcher resolves
- * would wait for whatever happens next, perhaps for ever. An immediate makes that happen at once. */
-function drainMicrotasksSoon(): void {
-  if (draining) return;
-  draining = true;
-  setImmediate(drained);
 }
 
 /** A counter that one process raises to wake another; nonblocking. */
@@ -94,6 +97,6 @@ export class EventDescriptor implements Disposable {
   [Symbol.dispose](): void {
     if (this.#closed) return;
     this.#closed = true;
-    closeSync(this.descriptor);
+    this.#calls.close(this.descriptor);
   }
 }

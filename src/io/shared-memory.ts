@@ -44,9 +44,9 @@ export function createSharedMemory(name: string, byteLength: number): SharedMemo
     if (calls.fcntl(descriptor, F_ADD_SEALS, seals) < 0) {
       throw systemError("fcntl(F_ADD_SEALS)", calls.errno(), name);
     }
-    return map(calls, descriptor, byteLength, name);
+    return map(calls, descriptor, byteLength, name, () => calls.close(descriptor));
   } catch (error) {
-    closeSync(descriptor);
+    calls.close(descriptor);
     throw error;
   }
 }
@@ -73,7 +73,7 @@ export function openSharedMemory(
     if (size > maximumByteLength) {
       throw refusal(path, `has ${size} bytes, more than the ${maximumByteLength} expected`);
     }
-    return map(calls, descriptor, size, path);
+    return map(calls, descriptor, size, path, () => closeSync(descriptor));
   } catch (error) {
     closeSync(descriptor);
     throw error;
@@ -84,13 +84,19 @@ function refusal(path: string, why: string): Error {
   return Object.assign(new Error(`refusing to map ${path}: it ${why}`), { code: "EINVAL" });
 }
 
-function map(calls: Ffi, descriptor: number, byteLength: number, name: string): SharedMemory {
+function map(
+  calls: Ffi,
+  descriptor: number,
+  byteLength: number,
+  name: string,
+  close: () => void,
+): SharedMemory {
   const address = calls.mmap(0, byteLength, PROT_READ_WRITE, MAP_SHARED, descriptor, 0);
   if (address < 0) throw systemError("mmap", calls.errno(), name);
   const bytes = new Uint8Array(calls.view(address, byteLength));
   const region = new MemoryRegion(bytes, address, () => {
     calls.munmap(address, byteLength);
-    closeSync(descriptor);
+    close();
   });
   return { region, descriptor };
 }

@@ -150,6 +150,28 @@ describe("descriptors that wake the event loop", { skip: without ?? false }, () 
     assert.equal(text, "woken\n");
   });
 
+  test("a worker that exits with a watcher on a readable descriptor takes nobody along", async () => {
+    const script = `
+      import { Worker } from "node:worker_threads";
+      const worker = new Worker(\`
+        import(${JSON.stringify(import.meta.resolve("../../src/io/poller.ts"))}).then(({ EventDescriptor, watchReadable }) => {
+          const event = new EventDescriptor();
+          watchReadable(event.descriptor, () => {}).unref();
+          event.signal();
+          setTimeout(() => process.exit(0), 20);
+        });\`, { eval: true });
+      worker.on("exit", (code) => console.log("worker", code));`;
+    const child = spawn(process.execPath, ["--input-type=module", "--eval", script], {
+      stdio: ["ignore", "pipe", "inherit"],
+    });
+    let text = "";
+    child.stdout.on("data", (bytes: Buffer) => {
+      text += bytes;
+    });
+    const [code] = await once(child, "close");
+    assert.deepEqual([code, text], [0, "worker 0\n"]);
+  });
+
   test("a second watcher of one descriptor is our own bug, and a file cannot be watched", () => {
     using event = new EventDescriptor();
     using _ = watchReadable(event.descriptor, () => {});

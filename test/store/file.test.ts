@@ -31,6 +31,8 @@ import {
 import { type FileOptions, fileDriver } from "../../src/store/drivers/file.ts";
 import { Errno } from "../../src/store/errors.ts";
 import { parseParameters } from "../../src/store/parameters.ts";
+import { storeSuite } from "../../src/testing/store-suite.ts";
+import { SeededRandom } from "../../src/util/random.ts";
 
 const run = promisify(execFile);
 const KIB = 1024;
@@ -141,26 +143,18 @@ async function all<T>(items: AsyncIterable<T>): Promise<T[]> {
   return list;
 }
 
-/** A small generator with a printed seed (xorshift32), so that a failure can be had again. */
-function randomFrom(seed: number): (below: number) => number {
-  let state = seed | 1;
-  return (below) => {
-    state ^= state << 13;
-    state ^= state >>> 17;
-    state ^= state << 5;
-    return (state >>> 0) % below;
-  };
-}
-
 /** Odd pieces of one region: gaps between them, unsorted, so that nothing merges. */
-function scatter(random: (below: number) => number, length: number): SegmentList {
+function scatter(random: SeededRandom, length: number): SegmentList {
   const region = allocateRegion(3 * length + 8192);
   const segments = new SegmentList(512);
-  let at = random(64);
+  let at = random.below(64);
   for (let left = length; left > 0; ) {
-    const most = segments.count === 511 ? left : Math.min(left, 1 + random(random(4) ? 700 : 9000));
+    const most =
+      segments.count === 511
+        ? left
+        : Math.min(left, 1 + random.below(random.below(4) ? 700 : 9000));
     segments.add(region, at, most);
-    at += most + 1 + random(3);
+    at += most + 1 + random.below(3);
     left -= most;
     if (segments.count === 512) assert.equal(left, 0);
   }
@@ -178,12 +172,21 @@ function gather(list: SegmentList, from: number, length: number): Buffer {
 
 for (const engine of engines) {
   for (const directory of [onDisk, inMemory]) {
+    storeSuite(`file, ${engine} in ${directory === onDisk ? "a folder" : "/dev/shm"}`, {
+      async open() {
+        const file = image(MIB, directory);
+        const { store, reactor } = await Disk.open(file, engine);
+        const reopen = async () => await Disk.open(file, engine);
+        return { store, reactor, reopen };
+      },
+    });
+
     for (const cache of ["writeback", "none"] as const) {
       if (cache === "none" && ffi() === undefined) continue;
       const where = directory === onDisk ? "a disk" : "tmpfs";
       test(`${engine} on ${where}, cache=${cache}: random transfers in odd pieces are what a buffer says`, async () => {
         const seed = (Math.random() * 2 ** 31) | 0;
-        const random = randomFrom(seed);
+        const random = new SeededRandom(seed);
         const model = Buffer.alloc(MIB);
         const path = image(model, directory);
         await using disk = await Disk.open(path, engine, { cache });
@@ -192,27 +195,27 @@ for (const engine of engines) {
           const checks: Promise<void>[] = [];
           let from = 0;
           // Requests of one round do not overlap, so that their order does not matter.
-          for (let i = 0; i < 1 + random(12) && from < MIB; i++) {
-            const aligned = random(3) === 0;
+          for (let i = 0; i < 1 + random.below(12) && from < MIB; i++) {
+            const aligned = random.below(3) === 0;
             const unit = aligned ? 4096 : 1;
-            const offset = Math.ceil((from + random(20 * KIB)) / unit) * unit;
-            const length = Math.min((1 + random((60 * KIB) / unit)) * unit, MIB - offset);
+            const offset = Math.ceil((from + random.below(20 * KIB)) / unit) * unit;
+            const length = Math.min((1 + random.below((60 * KIB) / unit)) * unit, MIB - offset);
             if (length <= 0) break;
             from = offset + length;
-            const segmentByte = aligned ? 0 : random(3000);
+            const segmentByte = aligned ? 0 : random.below(3000);
             let segments = scatter(random, length + segmentByte);
             if (aligned) {
               segments = new SegmentList(1);
               segments.add(allocateRegion(length), 0, length);
             }
-            const operation = random(2) === 0 ? Operation.read : Operation.write;
+            const operation = random.below(2) === 0 ? Operation.read : Operation.write;
             if (operation === Operation.write) {
               for (const region of new Set(segments.regions)) {
-                region?.bytes.set(Buffer.alloc(region.bytes.length, `${random(1e9)}-`));
+                region?.bytes.set(Buffer.alloc(region.bytes.length, `${random.below(1e9)}-`));
               }
               gather(segments, segmentByte, length).copy(model, offset);
             }
-            const flags = random(20) === 0 ? RequestFlag.forceUnitAccess : 0;
+            const flags = random.below(20) === 0 ? RequestFlag.forceUnitAccess : 0;
             const fields = { operation, flags, offset, length, segments, segmentByte };
             checks.push(
               disk.start(fields).then((status) => {
@@ -599,7 +602,7 @@ test("without foreign calls a disk reads, writes and flushes, and offers neither
     import { fileDriver } from ${source("store/drivers/file.ts")};
     import { allocateRegion, SegmentList } from ${source("io/memory.ts")};
     import { Reactor } from ${source("io/reactor.ts")};
-    subscribe("vbdkit.note", ({ message }) => console.log(message));
+    subscribe("vbdkit:note", ({ message }) => console.log(message));
     const reactor = new Reactor();
     const context = { reactor, signal: new AbortController().signal, readOnly: false, engine: "auto" };
     const options = { file: ${JSON.stringify(path)}, cache: "writeback", lock: true, shared: false };

@@ -77,7 +77,7 @@ function parseCacheMode(text: string): CacheMode {
 }
 
 /** For people: what a disk does without. Messages are { driver, message }. */
-const notes = channel("vbdkit.note");
+const notes = channel("vbdkit:note");
 
 async function openFileStore(options: FileOptions, context: StoreContext): Promise<BlockStore> {
   context.signal.throwIfAborted();
