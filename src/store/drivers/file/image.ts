@@ -71,10 +71,10 @@ export async function openImage(options: ImageOptions): Promise<Image> {
     if (options.lock) lockOrSay(options, descriptor);
     let directDescriptor: number | undefined;
     if (options.direct) {
-      directDescriptor = await openDirect(path, mode);
+      directDescriptor = await openDirect(path, descriptor, mode);
       descriptors.push(directDescriptor);
     }
-    const { type } = await statfs(path);
+    const { type } = await statfs(`/proc/self/fd/${descriptor}`);
     const under = device ?? (await deviceFacts(stats.dev));
     return {
       path,
@@ -121,20 +121,20 @@ async function openOrSay({ path, readOnly, lock }: ImageOptions, mode: number): 
       );
       if (readable) throw say("EROFS", `${path} is not writable; serve it read-only with -r`);
     }
-    if (code === "EBUSY")
-      throw say("EBUSY", `${path} is in use: it is mounted, or another's device`);
+    if (code === "EBUSY") throw say("EBUSY", `${path} is in use: mounted, or part of a device`);
     if (code === "EACCES") throw say("EACCES", `no permission to open ${path}`);
     throw asStoreError(cause, `cannot open ${path}`);
   }
 }
 
-async function openDirect(path: string, mode: number): Promise<number> {
+/** The same image once more, whatever its path names by now. */
+async function openDirect(path: string, descriptor: number, mode: number): Promise<number> {
   if (ffi() === undefined) {
     const why = `it aligns memory by its address, and ${ffiMissingReason()}`;
     throw new StoreError("EOPNOTSUPP", `cache=none needs foreign calls: ${why}`);
   }
   try {
-    return await openFile(path, mode | constants.O_DIRECT);
+    return await openFile(`/proc/self/fd/${descriptor}`, mode | constants.O_DIRECT);
   } catch (cause) {
     throw new StoreError(
       "EOPNOTSUPP",
