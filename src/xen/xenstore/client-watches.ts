@@ -52,8 +52,19 @@ export class ClientWatches {
       const paths = watch.waiting;
       watch.waiting = new Set();
       for (const path of paths) {
-        if (this.#watches.get(token) === watch) watch.callback(path);
+        if (this.#watches.get(token) === watch) callAlone(watch.callback, path);
       }
     }
+  }
+}
+
+/** What a callback throws is its owner's, in a turn of its own: the calls behind it are made all the same. */
+function callAlone(callback: (path: string) => void, path: string): void {
+  try {
+    callback(path);
+  } catch (error) {
+    queueMicrotask(() => {
+      throw error;
+    });
   }
 }

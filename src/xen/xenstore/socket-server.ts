@@ -74,7 +74,8 @@ export class XenStoreSocket implements AsyncDisposable {
 
 async function listen(server: Server, path: string, mode: number): Promise<void> {
   const { promise, resolve, reject } = Promise.withResolvers<void>();
-  server.once("error", (error: NodeJS.ErrnoException) => {
+  // Later errors are of clients that could not be accepted, for want of descriptors: they see it themselves.
+  server.on("error", (error: NodeJS.ErrnoException) => {
     reject(new XenError(error.code ?? "EIO", `${path}: ${error.message}`, { cause: error }));
   });
   // The file appears within listen: with the mask it never has more rights than it is to have. A worker has no mask,

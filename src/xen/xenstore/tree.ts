@@ -158,7 +158,7 @@ export class Tree {
     let node = this.#top;
     for (const name of segments) {
       let child = node.children.get(name);
-      invariant(child !== undefined, `xenstore has no node ${segments.join("/")}`);
+      invariant(child !== undefined, "a xenstore node that changes is there");
       if (child.holder !== this.#holder) {
         child = child.copyFor(this.#holder);
         node.children.set(name, child);

@@ -84,7 +84,7 @@ test("no bytes whatever hurt the daemon or its tree", async () => {
             )
             .map(([type, text]) => message(type, text)),
         ),
-        { maxLength: 30 },
+        { size: "max", maxLength: 30 },
       ),
       fc.constantFrom(0, 1),
       async (chunks, domid) => {

@@ -88,28 +88,32 @@ test("a commit is what the same changes are without a transaction, however they 
   const paths = fc.constantFrom("/a", "/b", "/a/x", "/a/y", "/a/x/p", "/b/q");
   const step = fc.record({ write: fc.boolean(), path: paths });
   fc.assert(
-    fc.property(fc.array(step, { maxLength: 20 }), fc.array(step, { maxLength: 20 }), (a, b) => {
-      const tree = Tree.empty();
-      const plain = Tree.empty();
-      for (const steps of [a, b]) {
-        const transaction = new Transaction(tree, boundless);
-        for (const [number, { write, path }] of steps.entries()) {
-          for (const target of [transaction, plain]) {
-            const node = target.get(path);
-            if (!write) {
-              if (node !== undefined) target.remove(path);
-            } else if (node !== undefined) target.setValue(path, text(`${number}`));
-            else if (target.get(parentPath(path)) !== undefined) {
-              target.create(path, PRIVATE, text(`${number}`));
+    fc.property(
+      fc.array(step, { size: "max", maxLength: 30 }),
+      fc.array(step, { size: "max", maxLength: 30 }),
+      (a, b) => {
+        const tree = Tree.empty();
+        const plain = Tree.empty();
+        for (const steps of [a, b]) {
+          const transaction = new Transaction(tree, boundless);
+          for (const [number, { write, path }] of steps.entries()) {
+            for (const target of [transaction, plain]) {
+              const node = target.get(path);
+              if (!write) {
+                if (node !== undefined) target.remove(path);
+              } else if (node !== undefined) target.setValue(path, text(`${number}`));
+              else if (target.get(parentPath(path)) !== undefined) {
+                target.create(path, PRIVATE, text(`${number}`));
+              }
             }
           }
+          assert.ok(Array.isArray(transaction.commit(tree)));
         }
-        assert.ok(Array.isArray(transaction.commit(tree)));
-      }
-      const dump = (of: Tree): string[] =>
-        of.below("/").map(({ path }) => `${path}=${value(of, path)}`);
-      assert.deepEqual(dump(tree), dump(plain));
-      assert.equal(tree.owned(0), plain.owned(0));
-    }),
+        const dump = (of: Tree): string[] =>
+          of.below("/").map(({ path }) => `${path}=${value(of, path)}`);
+        assert.deepEqual(dump(tree), dump(plain));
+        assert.equal(tree.owned(0), plain.owned(0));
+      },
+    ),
   );
 });

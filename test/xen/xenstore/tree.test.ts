@@ -75,7 +75,7 @@ test("any mix of changes and snapshots reads like plain maps", () => {
     path: paths,
   });
   fc.assert(
-    fc.property(fc.array(step, { maxLength: 60 }), (steps) => {
+    fc.property(fc.array(step, { size: "max", maxLength: 80 }), (steps) => {
       const pairs = [{ tree: Tree.empty(), model: new Map<string, string>() }];
       for (const [number, { tree: which, kind, path }] of steps.entries()) {
         const pair = pairs[which % pairs.length]!;
