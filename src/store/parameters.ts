@@ -1,4 +1,5 @@
 /** Parameters of drivers and filters, declared once: parsing, help and documentation read the same table. */
+import { didYouMean } from "../util/nearest.ts";
 import { StoreError } from "./errors.ts";
 
 export interface Parameter<T> {
@@ -27,7 +28,10 @@ export function parseParameters<O>(
     if (!Object.hasOwn(known, name)) {
       const names = Object.keys(known);
       const list = names.length === 0 ? "it takes none" : `it takes ${names.join(", ")}`;
-      throw new StoreError("EINVAL", `${owner} has no parameter "${name}": ${list}`);
+      throw new StoreError(
+        "EINVAL",
+        `${owner} has no parameter "${name}": ${list}${didYouMean(name, names)}`,
+      );
     }
   }
   const options: Record<string, unknown> = {};

@@ -117,7 +117,10 @@ export class TransferQueue implements RequestOwner {
   readonly #pool = new StagingPool();
   readonly #pieces: Piece[] = [];
   readonly #free = new Fifo<Piece>();
+  /** For slots. */
   readonly #waiting = new Fifo<Transfer>();
+  /** For another transfer's blocks, in order. */
+  readonly #blocked = new Fifo<Transfer>();
   readonly #locks = new RangeLocks();
   #inFlight = 0;
 
@@ -132,14 +135,17 @@ export class TransferQueue implements RequestOwner {
   }
 
   run(transfer: Transfer): Promise<void> {
-    this.#waiting.push(transfer);
-    this.#send();
-    this.#reactor.soon();
+    if (this.#blocked.empty ? this.#lock(transfer) : !this.#needsLock(transfer)) {
+      this.#waiting.push(transfer);
+      this.#send();
+      this.#reactor.soon();
+    } else this.#blocked.push(transfer);
     return transfer.promise;
   }
 
   /** Rejects what has not been sent. */
   refuse(error: Error): void {
+    for (let t = this.#blocked.shift(); t !== undefined; t = this.#blocked.shift()) t.reject(error);
     for (let t = this.#waiting.shift(); t !== undefined; t = this.#waiting.shift()) {
       t.reject(error);
       this.#leave(t);
@@ -180,7 +186,6 @@ export class TransferQueue implements RequestOwner {
   #send(): void {
     for (let t = this.#waiting.peek(); t !== undefined; t = this.#waiting.peek()) {
       if (!t.settled) {
-        if (!this.#lock(t)) return;
         const piece = this.#takePiece();
         if (piece === undefined) return;
         if (!this.#plan(piece, t)) {
@@ -270,24 +275,32 @@ export class TransferQueue implements RequestOwner {
   }
 
   /** Where blocks are longer than a byte, changes of a block take turns. */
+  #needsLock({ operation, offset, end }: Transfer): boolean {
+    if (this.#store.info.block.minimum === 1 || offset === end) return false;
+    return operation !== Operation.read && operation !== Operation.cache;
+  }
+
+  /** False where another transfer has blocks of this one. */
   #lock(transfer: Transfer): boolean {
-    const { operation, offset, end } = transfer;
+    if (!this.#needsLock(transfer)) return true;
     const { minimum } = this.#store.info.block;
-    if (transfer.locked || minimum === 1 || offset === end) return true;
-    if (operation === Operation.read || operation === Operation.cache) return true;
-    const start = offset - (offset % minimum);
-    transfer.locked = this.#locks.tryLock(start, Math.ceil(end / minimum) * minimum);
+    const start = transfer.offset - (transfer.offset % minimum);
+    transfer.locked = this.#locks.tryLock(start, Math.ceil(transfer.end / minimum) * minimum);
     return transfer.locked;
   }
 
   /** After each step of a transfer: whether that was the last one. */
   #leave(transfer: Transfer): void {
     if (transfer.inFlight > 0 || (!transfer.settled && transfer.at < transfer.end)) return;
-    if (transfer.locked) {
-      transfer.locked = false;
-      this.#locks.unlock(transfer.offset - (transfer.offset % this.#store.info.block.minimum));
-    }
     transfer.resolve();
+    if (!transfer.locked) return;
+    transfer.locked = false;
+    this.#locks.unlock(transfer.offset - (transfer.offset % this.#store.info.block.minimum));
+    for (let t = this.#blocked.peek(); t !== undefined; t = this.#blocked.peek()) {
+      if (!t.settled && !this.#lock(t)) return;
+      this.#blocked.shift();
+      if (!t.settled) this.#waiting.push(t);
+    }
   }
 }
 
