@@ -3,7 +3,7 @@ import { Machine, parseDisk } from "vbdkit";
 
 await using machine = await Machine.start();
 for (const link of ["thread", "worker"] as const) {
-  await using disk = await machine.attach(parseDisk(["memory", "64M"], []), { vdev: "xvda", link });
+  await using disk = await machine.attach(parseDisk(["memory", "64M"]), { vdev: "xvda", link });
   const began = performance.now();
   const reads = Array.from({ length: 1000 }, (_, index) => disk.read(index * 4096, 4096));
   await Promise.all(reads);
