@@ -64,6 +64,11 @@ export async function startServer(
       await Machine.start({
         ...(options.machine === undefined ? {} : { directory: options.machine }),
         ...(options.xenstore === undefined ? {} : { xenstoreSocket: options.xenstore }),
+        ontrace: ({ kind, message }) => {
+          // A ring that was halted or a device that failed is told in any case: somebody's disk stands still.
+          const grave = kind === "halted" || kind === "failed";
+          if (grave || options.verbose) process.stderr.write(`vbdkit: ${kind}: ${message}\n`);
+        },
       }),
     );
     const disks: ServedDisk[] = [];

@@ -66,7 +66,7 @@ export function serveCommand(): Command {
     .option("-P, --pidfile <FILE>", "write the process id there once it serves")
     .option("--exit-with-parent", "end when the parent ends (always so under npm and npx)")
     .option("--json", "print what is served as JSON")
-    .option("--verbose", "say more, stack traces too")
+    .option("--verbose", "what the backends do, and stack traces")
     .addHelpText("after", examples);
   return command.action((words: string[], options: ServeOptions) => serve(words, options));
 }
