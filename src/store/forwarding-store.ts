@@ -37,7 +37,7 @@ export function byOperation<T>(values: Readonly<Record<OperationName, T>>): read
 
 export abstract class ForwardingStore implements BlockStore, RequestOwner, Kickable {
   protected readonly next: BlockStore;
-  readonly #reactor: Reactor;
+  protected readonly reactor: Reactor;
   readonly #children = new Fifo<BlockRequest>();
   readonly #answers = new Fifo<BlockRequest>();
   #answerCount = 0;
@@ -46,7 +46,7 @@ export abstract class ForwardingStore implements BlockStore, RequestOwner, Kicka
 
   constructor(next: BlockStore, reactor: Reactor) {
     this.next = next;
-    this.#reactor = reactor;
+    this.reactor = reactor;
   }
 
   get info(): BlockStoreInfo {
@@ -98,7 +98,7 @@ export abstract class ForwardingStore implements BlockStore, RequestOwner, Kicka
     this.#answerCount++;
     if (this.#dirty) return;
     this.#dirty = true;
-    this.#reactor.dirty(this);
+    this.reactor.dirty(this);
   }
 
   kick(): void {
@@ -132,7 +132,7 @@ export abstract class ForwardingStore implements BlockStore, RequestOwner, Kicka
     if (this.#answerCount === 0) return;
     await new Promise<void>((resolve) => {
       this.#onanswered.push(resolve);
-      this.#reactor.soon();
+      this.reactor.soon();
     });
   }
 

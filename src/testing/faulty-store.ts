@@ -33,6 +33,7 @@ export class FaultyStore extends ForwardingStore {
   release(count: number = this.#held.length): void {
     for (const request of this.#held.splice(0, count)) this.next.submit(request);
     if (this.#held.length === 0) this.#holding = false;
+    this.reactor.soon();
   }
 
   override submit(request: BlockRequest): void {

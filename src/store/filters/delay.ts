@@ -55,13 +55,11 @@ class DelayingStore extends ForwardingStore {
   readonly #delays: readonly number[];
   readonly #extents: number;
   readonly #close: number;
-  readonly #reactor: Reactor;
   readonly #held = new Map<BlockRequest, NodeJS.Timeout>();
   #closing: Promise<void> | undefined;
 
   constructor(next: BlockStore, options: DelayOptions, reactor: Reactor) {
     super(next, reactor);
-    this.#reactor = reactor;
     const other = options.delay ?? 0;
     const write = options.wdelay ?? other;
     const delays: Record<OperationName, number> = {
@@ -93,7 +91,7 @@ class DelayingStore extends ForwardingStore {
   #release(request: BlockRequest): void {
     this.#held.delete(request);
     this.next.submit(request);
-    this.#reactor.settle();
+    this.reactor.settle();
   }
 
   override async *extents(
