@@ -21,6 +21,8 @@ export interface BackendLinkOptions {
   readonly readOnly: boolean;
   readonly limits: Partial<BackendLimits>;
   readonly ontrace: (event: BackendEvent) => void;
+  /** The worker or process that ran the backend ended by itself: its domain is dead. */
+  readonly ondeath: () => void;
 }
 
 /** On this thread: the fastest, because nothing has to be woken. */
@@ -77,16 +79,20 @@ export async function remoteBackend(
       if (message.number !== undefined) waiting.delete(message.number);
     }
   };
+  let ended: Error | undefined;
   const onend = (reason: string): void => {
     const error = new StoreError("EIO", `the backend's ${where} ${reason}`);
+    ended = error;
     ready.reject(error);
     for (const { reject } of waiting.values()) reject(error);
     waiting.clear();
     options.ontrace({ kind: "failed", message: error.message });
+    options.ondeath();
   };
   const far =
     where === "worker" ? startWorker(ticket, onmessage, onend) : startProcess(onmessage, onend);
   const ask = <T>(question: Question): Promise<T> => {
+    if (ended !== undefined) return Promise.reject(ended);
     const { promise, resolve, reject } = Promise.withResolvers<T>();
     waiting.set(++number, { resolve: resolve as (answer: unknown) => void, reject });
     far.post({ number, ...question });

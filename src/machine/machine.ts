@@ -180,7 +180,9 @@ export class Machine implements AsyncDisposable {
     },
   ): Promise<BackendLink> {
     const { engine, ...rest } = options;
-    const linkOptions = { ...rest, ontrace: this.#ontrace };
+    // A dead domain's nodes are removed, which is how its frontends learn of it.
+    const ondeath = () => void this.#embedded.destroyDomain(domid).catch(() => {});
+    const linkOptions = { ...rest, ontrace: this.#ontrace, ondeath };
     if (link === "thread") {
       const { readOnly } = options;
       const store =

@@ -48,8 +48,18 @@ export class VbdStore implements BlockStore {
     }
   }
 
-  resize(size: number): Promise<void> {
-    return this.#backend.resize(size);
+  /** Resolves when the frontend has seen the new size. */
+  async resize(size: number): Promise<void> {
+    const wanted = size - (size % this.info.block.minimum);
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    using _subscription = this.#frontend.subscribe({
+      resized: (info) => {
+        if (info.size === wanted) resolve();
+      },
+      failed: reject,
+    });
+    await this.#backend.resize(size);
+    if (this.#frontend.info.size !== wanted) await promise;
   }
 
   subscribe(listener: StoreListener): Disposable {
@@ -59,8 +69,8 @@ export class VbdStore implements BlockStore {
     });
   }
 
-  cancel(reason: Error): Promise<void> {
-    return this.#frontend.cancel(reason);
+  cancel(): Promise<void> {
+    return this.#frontend.cancel();
   }
 
   [Symbol.asyncDispose](): Promise<void> {

@@ -131,13 +131,24 @@ export class XenbusDevice implements AsyncDisposable {
     while (this.#changed && !this.#disposed) {
       this.#changed = false;
       try {
-        const state = parseState(await this.domain.store.read(`${this.otherendPath}/state`));
+        const state = await this.#readOtherend();
         if (!this.#disposed) await this.#handler?.(state);
       } catch (error) {
         if (this.#disposed) return;
         await this.fatal(error).catch(() => {});
         this.#onfatal?.(error);
       }
+    }
+  }
+
+  /** A state that we may not read is unknown, as xenbus_read_driver_state has it: where the other end's directory is
+   * gone, so are our rights to it. */
+  async #readOtherend(): Promise<XenbusState> {
+    try {
+      return parseState(await this.domain.store.read(`${this.otherendPath}/state`));
+    } catch (error) {
+      if ((error as { code?: unknown }).code !== "EACCES") throw error;
+      return XenbusState.unknown;
     }
   }
 

@@ -71,6 +71,8 @@ export class BlockBackend implements AsyncDisposable {
   #connection: Connection | undefined = undefined;
   #subscription: Disposable | undefined = undefined;
   #facts: DeviceFacts;
+  /** Ends with the last new size that was written. */
+  #announcing: Promise<void> = Promise.resolve();
   #disposed = false;
 
   /** Publishes what we allow in `path` and waits for the frontend. Owns `store` from now on. */
@@ -355,13 +357,17 @@ export class BlockBackend implements AsyncDisposable {
   #resized(info: BlockStoreInfo): void {
     this.#facts.sectors = Math.floor(info.size / SECTOR_SIZE);
     if (this.#connection === undefined) return;
-    const { path } = this.#device;
-    void this.#domain.store
-      .transaction(async (operations) => {
-        await operations.write(`${path}/sectors`, String(this.#facts.sectors));
-        await this.#device.switchState(this.#device.state, operations);
-      })
+    this.#announcing = this.#announcing
+      .then(() => this.#announceSize())
       .catch((error: unknown) => this.#trace("failed", String(error)));
+  }
+
+  async #announceSize(): Promise<void> {
+    if (this.#connection === undefined || this.#device.state !== XenbusState.connected) return;
+    await this.#domain.store.transaction(async (operations) => {
+      await operations.write(`${this.#device.path}/sectors`, String(this.#facts.sectors));
+      await this.#device.switchState(XenbusState.connected, operations);
+    });
   }
 
   async #disconnect(): Promise<void> {
@@ -379,6 +385,7 @@ export class BlockBackend implements AsyncDisposable {
     this.#subscription?.[Symbol.dispose]();
     await this.#device[Symbol.asyncDispose]();
     await this.#disconnect();
+    await this.#announcing;
     await this.#device.switchState(XenbusState.closed).catch(() => {});
     this.#ended.resolve();
     await this.#store[Symbol.asyncDispose]();

@@ -220,10 +220,9 @@ export class BlockFrontend implements BlockStore {
     return { [Symbol.dispose]: () => void this.#listeners.delete(listener) };
   }
 
-  async cancel(reason: Error): Promise<void> {
-    this.#connection?.queue.fail(Errno.ECANCELED);
-    await this.#connection?.queue.idle();
-    this.#announce(reason);
+  /** What is on the ring cannot be called back: it is awaited. */
+  async cancel(): Promise<void> {
+    await this.#connection?.queue.cancel();
   }
 
   #announce(error: Error): void {
@@ -436,16 +435,27 @@ export class BlockFrontend implements BlockStore {
     return this.#disposal;
   }
 
+  /** Lets what is in flight end; a backend that answers nothing any more is given up. */
+  async #finish(queue: FrontendQueue): Promise<void> {
+    if (!(await this.#within(queue.idle()))) queue.fail(Errno.EIO);
+    await queue.idle();
+  }
+
+  /** Whether a promise was fulfilled before a live backend would have seen to it. */
+  async #within(promise: Promise<void>): Promise<boolean> {
+    const late = Promise.withResolvers<boolean>();
+    using _timer = this.#clock.after(CLOSE_TIMEOUT_MILLISECONDS, () => late.resolve(false));
+    return await Promise.race([promise.then(() => true), late.promise]);
+  }
+
   async #dispose(): Promise<void> {
     const connection = this.#connection;
-    await connection?.queue.idle();
+    if (connection !== undefined) await this.#finish(connection.queue);
     if (this.#offer !== undefined && this.#device.state !== XenbusState.closed) {
       await this.#device.switchState(XenbusState.closing).catch(() => {});
       // The backend unmaps when it sees Closed, so that our pages are ours again.
       await this.#device.switchState(XenbusState.closed).catch(() => {});
-      const late = Promise.withResolvers<void>();
-      using _timer = this.#clock.after(CLOSE_TIMEOUT_MILLISECONDS, late.resolve);
-      await Promise.race([this.#otherendClosed.promise, late.promise]);
+      await this.#within(this.#otherendClosed.promise);
     }
     await this.#device[Symbol.asyncDispose]();
     this.#connection = undefined;

@@ -102,7 +102,7 @@ export class FrontendQueue implements Kickable {
   #dirty = false;
   #inFlight = 0;
   #failed: number | undefined = undefined;
-  #idle: (() => void) | undefined = undefined;
+  #idle: PromiseWithResolvers<void> | undefined = undefined;
   #grantsFree: Disposable | undefined = undefined;
 
   constructor(options: FrontendQueueOptions) {
@@ -153,7 +153,10 @@ export class FrontendQueue implements Kickable {
     if (this.#failed === undefined) this.#start();
     else this.#failWaiting();
     if (this.#ring.publish()) this.#channel.notify();
-    if (this.#inFlight === 0 && this.#waiting.empty) this.#idle?.();
+    if (this.#idle !== undefined && this.#inFlight === 0 && this.#waiting.empty) {
+      this.#idle.resolve();
+      this.#idle = undefined;
+    }
   }
 
   #takeResponses(): void {
@@ -485,13 +488,23 @@ export class FrontendQueue implements Kickable {
     this.#cut = 0;
   }
 
+  /** Ends what waits for its turn; resolves when what is on the ring has been answered. */
+  async cancel(): Promise<void> {
+    this.#cut = 0;
+    for (let request = this.#waiting.shift(); request !== undefined; ) {
+      request.status ||= Errno.ECANCELED;
+      // Pieces on the ring end first, and the request with the last of them.
+      if (request.childrenLeft === 0) request.owner.completed(request);
+      request = this.#waiting.shift();
+    }
+    await this.idle();
+  }
+
   /** Resolves when nothing waits and nothing is in flight. */
   async idle(): Promise<void> {
     if (this.#inFlight === 0 && this.#waiting.empty) return;
-    const { promise, resolve } = Promise.withResolvers<void>();
-    this.#idle = resolve;
-    await promise;
-    this.#idle = undefined;
+    this.#idle ??= Promise.withResolvers<void>();
+    await this.#idle.promise;
   }
 
   /** Takes no more events and gives the port back. Requests are to have ended. */
