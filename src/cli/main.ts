@@ -6,7 +6,7 @@ import { onClosedPipe } from "./output.ts";
 import { createProgram } from "./program.ts";
 
 // What the library does without, and says on this channel, a person should know.
-subscribe("vbdkit.note", (note) => {
+subscribe("vbdkit:note", (note) => {
   process.stderr.write(`vbdkit: note: ${(note as { message: string }).message}\n`);
 });
 onClosedPipe(() => process.exit(ExitCode.okay));
