@@ -130,18 +130,15 @@ test("an operation that is none of ours ends with an error", async () => {
   const drivers = ["memory 1M", "null 1M", "pattern 1M"].map((disk) =>
     openStore(disk, { reactor }),
   );
-  for (const store of await Promise.all<BlockStore>([
-    ...filtered,
-    ...drivers,
-    emulate(noting(reactor, []), reactor),
-  ])) {
+  const plain = emulate(noting(reactor, []), reactor);
+  for (const store of [...(await Promise.all([...filtered, ...drivers])), plain]) {
     const status = await new Promise<number>((resolve) => {
       const request = new BlockRequest({ completed: (ended) => resolve(ended.status) });
       request.operation = 99 as Operation;
       store.submit(request);
       reactor.soon();
     });
-    assert.equal(status, Errno.EOPNOTSUPP, store.info.engine);
+    assert.equal(status, Errno.EOPNOTSUPP);
     await store[Symbol.asyncDispose]();
   }
 });
