@@ -15,6 +15,8 @@ export { ForwardingStore } from "./forwarding-store.ts";
 export { type Parameter, type ParameterTable, parseParameters } from "./parameters.ts";
 export { type PromiseStoreOptions, promiseStore } from "./promise-store.ts";
 export {
+  type AnyDriver,
+  type AnyFilter,
   drivers,
   filters,
   type OpenStoreOptions,

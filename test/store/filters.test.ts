@@ -134,10 +134,7 @@ async function cowBench(blockSize = 4096): Promise<{
     engine: "auto",
     open: async () => overlay,
   };
-  const options = {
-    "cow-block-size": blockSize,
-    "cow-overlay": { driver: "memory", parameters: {}, filters: [] },
-  };
+  const options = { "cow-block-size": blockSize };
   const cow = await cowFilter.wrap(base, options, context);
   return { cow, base, overlay, runner: new RequestRunner(cow, reactor), below, reactor };
 }

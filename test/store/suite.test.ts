@@ -93,10 +93,7 @@ storeSuite("cow on a store of reads and writes", {
       const { cowFilter } = await import("../../src/store/filters/cow.ts");
       return cowFilter.wrap(
         promised(reactor, false),
-        {
-          "cow-block-size": 16384,
-          "cow-overlay": { driver: "memory", parameters: {}, filters: [] },
-        },
+        { "cow-block-size": 16384 },
         {
           reactor,
           signal: new AbortController().signal,

@@ -38,7 +38,7 @@ const State = { base: 0, overlay: 1, zero: 2 } as const;
 export interface CowOptions {
   /** Bytes. */
   "cow-block-size": number;
-  "cow-overlay": StoreSpec;
+  "cow-overlay"?: StoreSpec;
 }
 
 export const cowFilter: StoreFilter<CowOptions> = {
@@ -53,9 +53,9 @@ export const cowFilter: StoreFilter<CowOptions> = {
       parse: parseBlockSize,
     },
     "cow-overlay": {
-      help: "Where changes are kept, as DRIVER,key=value,...: an empty disk of the same size.",
+      help: "Where changes are kept, as DRIVER,key=value,...: an empty disk; memory if absent.",
       value: "DISK",
-      default: { driver: "memory", parameters: {}, filters: [] },
+      optional: true,
       parse: parseOverlay,
     },
   },
@@ -89,6 +89,8 @@ function parseOverlay(text: string): StoreSpec {
   return { driver, parameters, filters: [] };
 }
 
+const inMemory: StoreSpec = { driver: "memory", parameters: {}, filters: [] };
+
 async function openCow(
   next: BlockStore,
   { "cow-block-size": blockSize, "cow-overlay": overlaySpec }: CowOptions,
@@ -98,7 +100,7 @@ async function openCow(
   if (blockSize % block.minimum !== 0) {
     throw new StoreError("EINVAL", `cow-block-size is less than a block of ${block.minimum} bytes`);
   }
-  const { driver, parameters, filters } = overlaySpec;
+  const { driver, parameters, filters } = overlaySpec ?? inMemory;
   const sized = driver === "memory" && !Object.hasOwn(parameters, "size");
   const overlay = await context.open(
     { driver, parameters: sized ? { ...parameters, size: String(size) } : parameters, filters },
