@@ -16,6 +16,7 @@ const tools: Readonly<Record<string, string>> = {
   "libnbd-bin": "nbdinfo",
   "libxen-dev": "/usr/include/xen/io/blkif.h",
   nbdkit: "nbdkit",
+  "python3-libnbd": "/usr/lib/python3/dist-packages/nbd.py",
   "qemu-utils": "qemu-img",
   strace: "strace",
   "xenstore-utils": "xenstore-ls",

@@ -5,11 +5,12 @@ import { existsSync } from "node:fs";
 import { rm, writeFile } from "node:fs/promises";
 import { after, before, describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { type AttachedDisk, type Link, Machine, parseDisk } from "../../src/index.ts";
+import { type Link, Machine, parseDisk } from "../../src/index.ts";
 import { Reactor } from "../../src/io/reactor.ts";
 import type { BlockStore, StoreSpec } from "../../src/store/block-store.ts";
 import { type OpenedStore, storeSuite } from "../../src/testing/index.ts";
 import { finished, type TemporaryFolder, temporaryFolder } from "../support/vbdkit.ts";
+import { whole } from "./whole.ts";
 
 const SIZE = 2 ** 20;
 const reactor = new Reactor();
@@ -46,22 +47,6 @@ after(async () => {
   await nbdkit[Symbol.asyncDispose]();
   await folder[Symbol.asyncDispose]();
 });
-
-/** The frontend as a store whose end is the end of the whole device. */
-function whole(disk: AttachedDisk): BlockStore {
-  const { store } = disk;
-  return {
-    get info() {
-      return store.info;
-    },
-    submit: (request) => store.submit(request),
-    extents: (offset, length, signal) => store.extents(offset, length, signal),
-    resize: (size) => store.resize(size),
-    subscribe: (listener) => store.subscribe(listener),
-    cancel: (reason) => store.cancel(reason),
-    [Symbol.asyncDispose]: () => disk[Symbol.asyncDispose](),
-  };
-}
 
 async function attach(spec: StoreSpec, link: Link, readOnly = false): Promise<BlockStore> {
   return whole(await machine.attach(spec, { vdev: "xvda", link, readOnly }));
