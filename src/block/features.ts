@@ -9,6 +9,8 @@ import { BLKIF_MAX_SEGMENTS_PER_REQUEST } from "../wire/blkif.ts";
 export const MAX_INDIRECT_SEGMENTS = 256;
 /** Linux's XENBUS_MAX_RING_GRANT_ORDER: 16 pages. */
 export const MAX_RING_PAGE_ORDER = 4;
+/** More rings than this bring no more parallelism, only memory. */
+export const MAX_QUEUES = 64;
 
 /** What a backend allows; every field has blkback's default. */
 export interface BackendLimits {
@@ -32,18 +34,58 @@ export const defaultBackendLimits: BackendLimits = {
   discard: true,
 };
 
+/** What counts one in a field: 512 bytes, or one logical sector of the vbd (its sector-size). */
+export type SectorUnit = "512" | "sector-size";
+
+/** In which units a peer writes and reads sectors. All agree where sector-size is 512. */
+export interface Dialect {
+  /** The `sectors` node. */
+  readonly sectors: SectorUnit;
+  /** sector_number of a request, and both numbers of a discard. */
+  readonly sectorNumber: SectorUnit;
+  /** first_sect and last_sect of a segment. */
+  readonly segments: SectorUnit;
+}
+
+/** The spec since 2024-09 (and Linux, NetBSD, GRUB, OVMF always), and who deviates from it. */
+export const dialects = {
+  spec: { sectors: "512", sectorNumber: "512", segments: "512" },
+  "qemu-windows": {
+    sectors: "sector-size",
+    sectorNumber: "sector-size",
+    segments: "sector-size",
+  },
+  freebsd: { sectors: "sector-size", sectorNumber: "sector-size", segments: "512" },
+  minios: { sectors: "sector-size", sectorNumber: "512", segments: "512" },
+} as const satisfies Record<string, Dialect>;
+export type DialectName = keyof typeof dialects;
+
+/** Bytes of a unit. */
+export function unitBytes(unit: SectorUnit, sectorSize: number): number {
+  return unit === "512" ? 512 : sectorSize;
+}
+
 /** What a frontend asks for, within what the backend allows. */
 export interface FrontendLimits {
+  /** Rings, each with its event channel; 1 to 64 (Linux's max_queues). */
+  readonly maxQueues: number;
   /** 0 to 4. */
   readonly maxRingPageOrder: number;
   /** Segments of an indirect request; 0 asks for none. */
   readonly maxIndirectSegments: number;
   readonly persistent: boolean;
-  /** Pages for data in flight. */
+  /** Pages for data in flight, of all rings together. */
   readonly maxPoolPages: number;
   readonly protocol: "x86_64-abi" | "x86_32-abi" | "native";
+  /** False: the backend is to see nothing but the data of requests, so that pages are cleared before they are shared
+   * (Linux's trusted). The `trusted` key of the frontend's directory can say so too. */
+  readonly trusted: boolean;
+  /** In which units the backend counts, where its sector-size is not 512. */
+  readonly dialect: DialectName;
 }
 export const defaultFrontendLimits: FrontendLimits = {
+  // On one thread a second ring brings nothing.
+  maxQueues: 1,
   // 128 requests in flight: several connections of depth 32 find room.
   maxRingPageOrder: 2,
   maxIndirectSegments: 32,
@@ -51,6 +93,8 @@ export const defaultFrontendLimits: FrontendLimits = {
   // What a backend with blkback's defaults keeps mapped.
   maxPoolPages: 1024,
   protocol: "x86_64-abi",
+  trusted: true,
+  dialect: "spec",
 };
 
 /** What a connected vbd ended with; both sides come to the same. */
