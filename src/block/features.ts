@@ -47,8 +47,10 @@ export interface Dialect {
   readonly segments: SectorUnit;
 }
 
+export type DialectName = "spec" | "qemu-windows" | "freebsd" | "minios";
+
 /** The spec since 2024-09 (and Linux, NetBSD, GRUB, OVMF always), and who deviates from it. */
-export const dialects = {
+export const dialects: Readonly<Record<DialectName, Dialect>> = {
   spec: { sectors: "512", sectorNumber: "512", segments: "512" },
   "qemu-windows": {
     sectors: "sector-size",
@@ -57,8 +59,7 @@ export const dialects = {
   },
   freebsd: { sectors: "sector-size", sectorNumber: "sector-size", segments: "512" },
   minios: { sectors: "sector-size", sectorNumber: "512", segments: "512" },
-} as const satisfies Record<string, Dialect>;
-export type DialectName = keyof typeof dialects;
+};
 
 /** Bytes of a unit. */
 export function unitBytes(unit: SectorUnit, sectorSize: number): number {
