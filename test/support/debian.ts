@@ -13,7 +13,7 @@ import { promisify } from "node:util";
 const run = promisify(execFile);
 const CACHE = join(import.meta.dirname, "../../.cache/debian");
 /** Packages that tests ask for; scripts/tools.ts fetches them before the tests begin. */
-export const unpackedPackages = ["qemu-system-xen", "xen-utils-4.17"] as const;
+export const unpackedPackages = ["prometheus", "qemu-system-xen", "xen-utils-4.17"] as const;
 
 /** A package with the libraries it needs, laid out as under `/`. */
 export interface UnpackedPackage {
