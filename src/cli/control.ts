@@ -1,11 +1,13 @@
 /**
  * How other commands ask a running server: `control.sock` in the server's own folder (0700), one line of JSON each
- * way. `{"request":"info"}` is answered with what the server is, what was negotiated, and its counters now.
+ * way. `{"request":"info"}` is answered with what the server is, what was negotiated, and its counters now;
+ * `{"request":"stats"}` with its statistics.
  *
  * Invariant: a line that is not a request gets an error line; nothing sent here changes the server.
  */
-import { chmodSync, existsSync, rmSync, statSync } from "node:fs";
+import { chmodSync, existsSync, globSync, rmSync, statSync } from "node:fs";
 import { connect, createServer, type Socket } from "node:net";
+import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { UsageError } from "./errors.ts";
 import { plain } from "./output.ts";
@@ -51,15 +53,18 @@ export async function openControl(directory: string, answers: Answers): Promise<
 
 /** Removes the socket of a server that was killed; one that answers is left, and listening on it fails. */
 async function removeStale(path: string): Promise<void> {
-  if (!existsSync(path)) return;
-  const refused = await new Promise<boolean>((resolve) => {
+  if (existsSync(path) && (await connects(path)) === "ECONNREFUSED") rmSync(path, { force: true });
+}
+
+/** True, or the code of the error. */
+function connects(path: string): Promise<true | string | undefined> {
+  return new Promise((resolve) => {
     const socket = connect(path, () => {
       socket.destroy();
-      resolve(false);
+      resolve(true);
     });
-    socket.on("error", ({ code }: NodeJS.ErrnoException) => resolve(code === "ECONNREFUSED"));
+    socket.on("error", ({ code }: NodeJS.ErrnoException) => resolve(code));
   });
-  if (refused) rmSync(path, { force: true });
 }
 
 async function answer(line: string, answers: Answers): Promise<string> {
@@ -84,6 +89,27 @@ export function findMachine(name: string): string | undefined {
     if (path !== "" && named && existsSync(socket)) return folder;
   }
   return undefined;
+}
+
+/** The folder of the server that a person means: the one that is named, that of the environment, or the only one that
+ * runs. Rejects with a UsageError that says what to name. */
+export async function findServer(name: string | undefined): Promise<string> {
+  const named = name ?? process.env.VBDKIT_MACHINE;
+  if (named !== undefined) {
+    const folder = findMachine(named);
+    if (folder === undefined) throw new UsageError(`${named}: no server runs there`);
+    return folder;
+  }
+  const running: string[] = [];
+  for (const socket of globSync(join(tmpdir(), "vbdkit-*", CONTROL_SOCKET)).sort()) {
+    if ((await connects(socket)) === true) running.push(dirname(socket));
+  }
+  const [only] = running;
+  if (only === undefined) {
+    throw new UsageError("no server runs; start one with vbdkit serve, or name its folder");
+  }
+  if (running.length > 1) throw new UsageError(`which server? ${running.join(", ")}`);
+  return only;
 }
 
 /** Asks the server in `directory`. Rejects with a UsageError where there is none. */

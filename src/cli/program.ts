@@ -7,6 +7,8 @@ import { helpCommand } from "./commands/help.ts";
 import { infoCommand } from "./commands/info.ts";
 import { driversCommand, filtersCommand } from "./commands/list.ts";
 import { serveCommand } from "./commands/serve.ts";
+import { statsCommand } from "./commands/stats.ts";
+import { topCommand } from "./commands/top.ts";
 import { xenstoreCommand } from "./commands/xenstore.ts";
 import { paint } from "./output.ts";
 import { packageVersion } from "./version.ts";
@@ -29,6 +31,8 @@ Try:
     );
   program.addCommand(serveCommand());
   program.addCommand(infoCommand());
+  program.addCommand(statsCommand());
+  program.addCommand(topCommand());
   program.addCommand(copyCommand());
   program.addCommand(xenstoreCommand());
   program.addCommand(driversCommand());

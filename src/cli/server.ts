@@ -10,11 +10,13 @@ import { join } from "node:path";
 import type { AttachedDisk, Machine } from "../index.ts";
 import { formatNbdUri, type NbdAddress } from "../nbd/uri.ts";
 import type { EngineChoice, StoreSpec } from "../store/block-store.ts";
+import type { ServerStatistics } from "../trace/statistics.ts";
 import { driverNames } from "./catalogue.ts";
 import { openControl } from "./control.ts";
 import { checkName, groupDisks } from "./disks.ts";
 import { UsageError } from "./errors.ts";
 import type { ServerInfo } from "./server-info.ts";
+import { statisticsOf } from "./statistics.ts";
 import { packageVersion } from "./version.ts";
 
 /** The options of `vbdkit serve`, as commander names them. */
@@ -93,7 +95,12 @@ export async function startServer(
       tcp ? { host: options.ip, port: options.port! } : { path },
     );
     const server = new RunningServer(machine, disks, address, stack);
-    stack.use(await openControl(machine.directory, { info: () => server.info() }));
+    stack.use(
+      await openControl(machine.directory, {
+        info: () => server.info(),
+        stats: () => server.statistics(),
+      }),
+    );
     if (options.pidfile !== undefined) {
       const { pidfile } = options;
       writeFileSync(pidfile, `${process.pid}\n`);
@@ -142,6 +149,10 @@ export class RunningServer implements AsyncDisposable {
       uptimeSeconds: Math.round(process.uptime()),
       disks: await Promise.all(disks),
     };
+  }
+
+  async statistics(): Promise<ServerStatistics> {
+    return statisticsOf(await this.info(), process.uptime());
   }
 
   /** What `--run` gives to its command, by nbdkit's names and by those of Xen's tools. */
