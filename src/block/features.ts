@@ -24,7 +24,21 @@ export interface BackendLimits {
   readonly maxPersistentGrants: number;
   /** Offer discard, where the store can (the toolstack's discard-enable). */
   readonly discard: boolean;
+  /** Rings that a frontend may ask for; 0 for one per CPU (blkback's max_queues). */
+  readonly maxQueues: number;
+  /** Pages mapped at once for a ring's requests alone, beside those kept as persistent grants. A request that finds no
+   * room waits; one runs in any case (blkback's max_buffer_pages). */
+  readonly maxBufferPages: number;
+  /** A persistent grant that no request used for so long is given back; 0 for never. Seconds. */
+  readonly persistentGrantUnusedSeconds: number;
+  /** Trace the statistics of each ring every ten seconds, while it is used. */
+  readonly logStats: boolean;
+  /** Logical block offered. 512, on which all dialects agree, or 4096. Bytes. */
+  readonly sectorSize: SectorSize;
+  /** In which units the frontend counts, where the logical block is not 512 bytes. */
+  readonly dialect: DialectName;
 }
+export type SectorSize = 512 | 4096;
 export const defaultBackendLimits: BackendLimits = {
   maxRingPageOrder: MAX_RING_PAGE_ORDER,
   maxIndirectSegments: MAX_INDIRECT_SEGMENTS,
@@ -32,6 +46,13 @@ export const defaultBackendLimits: BackendLimits = {
   // 32 requests of 11 segments, each with its share of an indirect page: blkback's RING_SIZE * 33.
   maxPersistentGrants: 1056,
   discard: true,
+  // What blkfront asks for by default.
+  maxQueues: 4,
+  maxBufferPages: 1024,
+  persistentGrantUnusedSeconds: 60,
+  logStats: false,
+  sectorSize: 512,
+  dialect: "spec",
 };
 
 /** What counts one in a field: 512 bytes, or one logical sector of the vbd (its sector-size). */
