@@ -1,10 +1,18 @@
 /** The split driver: a backend makes a vbd of any disk, a frontend makes a disk of any vbd. */
 export {
+  type BackendCounters,
   type BackendEvent,
   BlockBackend,
   type BlockBackendOptions,
 } from "./backend/backend.ts";
-export type { QueueCounters } from "./backend/queue.ts";
+export type { BrokenRequestMessage } from "./backend/broken-rules.ts";
+export { type LinuxStatistics, linuxStatistics, type QueueCounters } from "./backend/counters.ts";
+export {
+  type BackendParameter,
+  backendParameters,
+  describeRange,
+  parseBackendParameters,
+} from "./backend/parameters.ts";
 export {
   type BackendLimits,
   defaultBackendLimits,

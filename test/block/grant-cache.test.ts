@@ -1,14 +1,26 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { GrantCache, MappedPages } from "../../src/block/backend/grant-cache.ts";
+import {
+  GrantCache,
+  type GrantCacheOptions,
+  MappedPages,
+} from "../../src/block/backend/grant-cache.ts";
 import { FakeGrants } from "./doubles.ts";
+
+function cacheOf(
+  grants: FakeGrants,
+  capacity: number,
+  more: Partial<GrantCacheOptions> = {},
+): GrantCache {
+  return new GrantCache({ grants, peer: 1, capacity, batch: 256, ...more });
+}
 
 const references = (...list: number[]) => Uint32Array.from(list);
 
 test("without persistent grants every page is mapped for its request and unmapped after it", () => {
   const grants = new FakeGrants();
-  const cache = new GrantCache(grants, 1, 0, 256);
+  const cache = cacheOf(grants, 0);
   const pages = new MappedPages(11);
   assert.equal(cache.map(references(9, 10, 9), 3, true, pages), true);
   assert.equal(grants.handles.size, 3);
@@ -19,7 +31,7 @@ test("without persistent grants every page is mapped for its request and unmappe
 
 test("a persistent grant is mapped once and found again", () => {
   const grants = new FakeGrants();
-  const cache = new GrantCache(grants, 1, 8, 256);
+  const cache = cacheOf(grants, 8);
   const pages = new MappedPages(11);
   for (let round = 0; round < 3; round++) {
     assert.equal(cache.map(references(9, 10), 2, round === 1, pages), true);
@@ -33,7 +45,7 @@ test("a persistent grant is mapped once and found again", () => {
 
 test("a reference used twice at once is mapped on its own the second time and kept only once", () => {
   const grants = new FakeGrants();
-  const cache = new GrantCache(grants, 1, 8, 256);
+  const cache = cacheOf(grants, 8);
   const first = new MappedPages(11);
   const second = new MappedPages(11);
   assert.equal(cache.map(references(9, 9), 2, false, first), true);
@@ -47,7 +59,7 @@ test("a reference used twice at once is mapped on its own the second time and ke
 
 test("what does not fit into the cache is mapped for its request only", () => {
   const grants = new FakeGrants();
-  const cache = new GrantCache(grants, 1, 2, 256);
+  const cache = cacheOf(grants, 2);
   const pages = new MappedPages(11);
   assert.equal(cache.map(references(9, 10, 11, 12), 4, false, pages), true);
   assert.equal(cache.overflowed, true);
@@ -58,7 +70,7 @@ test("what does not fit into the cache is mapped for its request only", () => {
 test("one grant that cannot be mapped leaves nothing of its request mapped", () => {
   const grants = new FakeGrants();
   grants.refused.add(12);
-  const cache = new GrantCache(grants, 1, 2, 256);
+  const cache = cacheOf(grants, 2);
   const pages = new MappedPages(11);
   assert.equal(cache.map(references(9), 1, false, pages), true);
   cache.unmap(pages);
@@ -80,7 +92,7 @@ test("after any sequence of requests nothing is mapped but what is kept, and the
     fc.property(fc.array(request, { maxLength: 40 }), fc.nat(6), (requests, capacity) => {
       const grants = new FakeGrants();
       grants.refused.add(20);
-      const cache = new GrantCache(grants, 1, capacity, 256);
+      const cache = cacheOf(grants, capacity);
       const held: MappedPages[] = [];
       for (const { references: list, readOnly, hold } of requests) {
         const pages = new MappedPages(11);

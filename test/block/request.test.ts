@@ -24,8 +24,11 @@ const device: DeviceFacts = {
   sectors: 1000,
   readOnly: false,
   sectorsPerBlock: 1,
+  sectorUnit: 1,
+  segmentUnit: 1,
   maxIndirectSegments: 256,
   discard: true,
+  secureDiscard: true,
 };
 
 /** A request for `count` whole pages at a sector. */

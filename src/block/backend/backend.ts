@@ -6,16 +6,11 @@
  * at a time; whatever a connection acquired is given back before the state says so; nothing in a directory that the
  * frontend may write is trusted beyond numbers that are checked here.
  */
+import { align } from "../../store/align.ts";
 import type { BlockStore, BlockStoreInfo } from "../../store/block-store.ts";
 import { emulate } from "../../store/emulate.ts";
-import {
-  type BlkifProtocol,
-  blkifLayout,
-  parseBlkifProtocol,
-  VDISK_CDROM,
-  VDISK_READONLY,
-  VDISK_REMOVABLE,
-} from "../../wire/blkif.ts";
+import { type Clock, systemClock } from "../../util/clock.ts";
+import { VDISK_CDROM, VDISK_READONLY, VDISK_REMOVABLE } from "../../wire/blkif.ts";
 import { type Domain, XenError, type XenStoreOperations } from "../../xen/domain.ts";
 import {
   findOtherend,
@@ -27,35 +22,49 @@ import {
 } from "../../xen/xenbus.ts";
 import {
   type BackendLimits,
-  clamp,
-  defaultBackendLimits,
-  MAX_INDIRECT_SEGMENTS,
-  MAX_RING_PAGE_ORDER,
+  dialects,
   type Negotiated,
   segmentsFor,
+  unitBytes,
 } from "../features.ts";
-import { BackendQueue, type QueueCounters } from "./queue.ts";
+import { Connection } from "./connection.ts";
+import type { QueueCounters } from "./counters.ts";
+import { type FrontendOffer, readOffer } from "./offer.ts";
+import { backendLimits } from "./parameters.ts";
+import type { Unsupported } from "./queue.ts";
 import type { DeviceFacts } from "./request.ts";
 
-/** The protocol's unit: the logical block offered, because every dialect agrees at 512. */
+/** Bytes of a sector, as everything of ours counts them. */
 const SECTOR_SIZE = 512;
 
 export interface BlockBackendOptions {
   readonly limits?: Partial<BackendLimits>;
   /** Refuse writes, whatever the store and the mode node allow. */
   readonly readOnly?: boolean;
-  /** Something a person should know: a state toggled, a ring halted. */
+  /** What a limit of max_queues=0 means; 1 if absent. */
+  readonly cpus?: number;
+  /** The system's if absent. */
+  readonly clock?: Clock;
+  /** Something a person should know: a state toggled, a ring halted, a limit out of its range. */
   readonly ontrace?: (event: BackendEvent) => void;
 }
 
 export interface BackendEvent {
-  readonly kind: "connected" | "disconnected" | "halted" | "failed" | "state";
+  readonly kind: "connected" | "disconnected" | "halted" | "failed" | "state" | "statistics";
   readonly message: string;
 }
 
-interface Connection {
-  readonly queue: BackendQueue;
-  readonly negotiated: Negotiated;
+/** What a toolstack said of the device. */
+interface DeviceNodes {
+  readonly readOnly: boolean;
+  /** Of the `info` node. */
+  readonly bits: number;
+  readonly discard: boolean;
+}
+
+/** Counters of a vbd: the sum, and each ring's. */
+export interface BackendCounters extends QueueCounters {
+  readonly rings: readonly QueueCounters[];
 }
 
 export class BlockBackend implements AsyncDisposable {
@@ -63,15 +72,20 @@ export class BlockBackend implements AsyncDisposable {
   readonly #device: XenbusDevice;
   readonly #raw: BlockStore;
   readonly #store: BlockStore;
+  readonly #clock: Clock;
   readonly #limits: BackendLimits;
   readonly #options: BlockBackendOptions;
-  readonly #readOnly: boolean;
-  readonly #infoBits: number;
+  readonly #nodes: DeviceNodes;
   readonly #ended = Promise.withResolvers<void>();
+  readonly #facts: DeviceFacts;
   #connection: Connection | undefined = undefined;
+  #negotiated: Negotiated | undefined = undefined;
   #subscription: Disposable | undefined = undefined;
-  #facts: DeviceFacts;
-  /** Ends with the last new size that was written. */
+  /** The frontend's state was seen once. */
+  #met = false;
+  /** The store answered EOPNOTSUPP to a flush, or to a discard: it is not offered again. */
+  readonly #withdrawn = new Set<Unsupported>();
+  /** Ends with the last node that was written beside a change of state. */
   #announcing: Promise<void> = Promise.resolve();
   #disposed = false;
 
@@ -84,20 +98,8 @@ export class BlockBackend implements AsyncDisposable {
   ): Promise<BlockBackend> {
     try {
       const end = await findOtherend(domain, path, "backend");
-      const mode = (await domain.store.read(`${path}/mode`)) ?? "w";
-      const removable = await readFlag(domain.store, `${path}/removable`);
-      const cdrom = (await domain.store.read(`${path}/device-type`)) === "cdrom";
-      const discard = (await readNumber(domain.store, `${path}/discard-enable`)) !== 0;
-      const readOnly = options.readOnly === true || !mode.startsWith("w") || store.info.readOnly;
-      const bits =
-        (cdrom ? VDISK_CDROM : 0) |
-        (removable ? VDISK_REMOVABLE : 0) |
-        (readOnly ? VDISK_READONLY : 0);
-      const backend = new BlockBackend(new XenbusDevice(domain, end), store, options, {
-        readOnly,
-        bits,
-        discard,
-      });
+      const nodes = await readNodes(domain, path, options.readOnly === true || store.info.readOnly);
+      const backend = new BlockBackend(new XenbusDevice(domain, end), store, options, nodes);
       await backend.#publishLimits();
       await backend.#device.follow(
         (state) => backend.#otherend(state),
@@ -114,23 +116,18 @@ export class BlockBackend implements AsyncDisposable {
     device: XenbusDevice,
     store: BlockStore,
     options: BlockBackendOptions,
-    facts: { readOnly: boolean; bits: number; discard: boolean },
+    nodes: DeviceNodes,
   ) {
+    const { reactor } = device.domain;
     this.#domain = device.domain;
     this.#device = device;
-    this.#raw = store;
-    this.#store = emulate(store, device.domain.reactor);
     this.#options = options;
-    this.#readOnly = facts.readOnly;
-    this.#infoBits = facts.bits;
-    const limits = { ...defaultBackendLimits, ...options.limits };
-    this.#limits = {
-      ...limits,
-      maxRingPageOrder: clamp(limits.maxRingPageOrder, 0, MAX_RING_PAGE_ORDER),
-      maxIndirectSegments: clamp(limits.maxIndirectSegments, 0, MAX_INDIRECT_SEGMENTS),
-      maxPersistentGrants: clamp(limits.maxPersistentGrants, 0, 1 << 16),
-      discard: limits.discard && facts.discard,
-    };
+    this.#nodes = nodes;
+    this.#clock = options.clock ?? systemClock;
+    const note = (message: string) => this.#trace("state", message);
+    this.#limits = backendLimits(options.limits ?? {}, options.cpus ?? 1, note);
+    this.#raw = store;
+    this.#store = emulate(align(store, this.#limits.sectorSize, reactor), reactor);
     this.#facts = this.#factsOf(store.info);
     this.#subscription = store.subscribe({
       resized: (info) => this.#resized(info),
@@ -146,17 +143,30 @@ export class BlockBackend implements AsyncDisposable {
     return this.#raw;
   }
 
+  /** What we allow, each limit in its range. */
+  get limits(): BackendLimits {
+    return this.#limits;
+  }
+
   /** What the connected vbd ended with; undefined between connections. */
   get negotiated(): Negotiated | undefined {
-    return this.#connection?.negotiated;
+    return this.#connection === undefined ? undefined : this.#negotiated;
   }
 
-  /** Counters of the connected ring; undefined between connections. */
-  get counters(): QueueCounters | undefined {
-    return this.#connection?.queue.counters;
+  /** Counters of the connected rings; undefined between connections. */
+  get counters(): BackendCounters | undefined {
+    const connection = this.#connection;
+    if (connection === undefined) return undefined;
+    return { ...connection.counters, rings: connection.rings.map((ring) => ring.counters) };
   }
 
-  /** Resolves when the device has gone for good: the frontend closed it and the toolstack took it offline. */
+  /** The pages of each connected ring, for whoever wants to look at them. */
+  get rings(): readonly Uint8Array[] {
+    return this.#connection?.rings.map((ring) => ring.bytes) ?? [];
+  }
+
+  /** Resolves when the device has gone for good: the frontend closed it and the toolstack took it offline, or the
+   * frontend's directory has gone. */
   get ended(): Promise<void> {
     return this.#ended.promise;
   }
@@ -166,160 +176,152 @@ export class BlockBackend implements AsyncDisposable {
   }
 
   #factsOf(info: BlockStoreInfo): DeviceFacts {
+    const { sectorSize, maxIndirectSegments } = this.#limits;
+    const dialect = dialects[this.#limits.dialect];
+    const { readOnly } = this.#nodes;
+    const discard = this.#nodes.discard && this.#limits.discard && !readOnly;
     return {
-      sectors: Math.floor(info.size / SECTOR_SIZE),
-      readOnly: this.#readOnly,
-      sectorsPerBlock: 1,
-      maxIndirectSegments: this.#limits.maxIndirectSegments,
-      discard: this.#limits.discard && info.discard !== undefined && !this.#readOnly,
+      sectors: this.#sectorsOf(info),
+      readOnly,
+      sectorsPerBlock: sectorSize / SECTOR_SIZE,
+      sectorUnit: unitBytes(dialect.sectorNumber, sectorSize) / SECTOR_SIZE,
+      segmentUnit: unitBytes(dialect.segments, sectorSize) / SECTOR_SIZE,
+      maxIndirectSegments,
+      discard: discard && info.discard !== undefined,
+      secureDiscard: this.#store.info.discard?.secure === true,
     };
+  }
+
+  /** Whole logical blocks alone, in sectors. */
+  #sectorsOf(info: BlockStoreInfo): number {
+    const { sectorSize } = this.#limits;
+    return Math.floor(info.size / sectorSize) * (sectorSize / SECTOR_SIZE);
+  }
+
+  /** The `sectors` node, in what this dialect counts. */
+  get #sectorsNode(): number {
+    const { sectorSize, dialect } = this.#limits;
+    return (this.#facts.sectors * SECTOR_SIZE) / unitBytes(dialects[dialect].sectors, sectorSize);
   }
 
   async #publishLimits(): Promise<void> {
     const { path } = this.#device;
-    const { maxRingPageOrder, maxIndirectSegments } = this.#limits;
+    const { maxRingPageOrder, maxIndirectSegments, maxQueues } = this.#limits;
     await this.#domain.store.transaction(async (operations) => {
-      await operations.write(`${path}/max-ring-page-order`, String(maxRingPageOrder));
-      await operations.write(`${path}/max-ring-pages`, String(1 << maxRingPageOrder));
-      if (maxIndirectSegments > 0) {
-        await operations.write(
-          `${path}/feature-max-indirect-segments`,
-          String(maxIndirectSegments),
-        );
-      }
-      await operations.write(`${path}/hotplug-status`, "connected");
+      const write = (key: string, value: number | string) =>
+        operations.write(`${path}/${key}`, String(value));
+      await write("max-ring-page-order", maxRingPageOrder);
+      await write("max-ring-pages", 1 << maxRingPageOrder);
+      await write("multi-queue-max-queues", maxQueues);
+      if (maxIndirectSegments > 0)
+        await write("feature-max-indirect-segments", maxIndirectSegments);
+      await write("hotplug-status", "connected");
       await this.#device.switchState(XenbusState.initWait, operations);
     });
   }
 
   /** frontend_changed of xen-blkback's xenbus.c. */
   async #otherend(state: XenbusState): Promise<void> {
+    const device = this.#device;
+    this.#met ||= state !== XenbusState.unknown;
     switch (state) {
       case XenbusState.initialising:
-        if (this.#device.state === XenbusState.closed) {
-          await this.#device.switchState(XenbusState.initWait);
-        }
+        // Whoever closed comes back. Linux, too, ignores one that begins anew without having closed.
+        if (device.state === XenbusState.closed) await device.switchState(XenbusState.initWait);
         return;
       case XenbusState.initialised:
       // Mini-OS, OVMF and Mirage go straight to Connected.
       case XenbusState.connected:
-        if (this.#connection === undefined && this.#device.state !== XenbusState.closing) {
-          await this.#connect();
-        }
+        if (device.state === XenbusState.connected) return;
+        await this.#disconnect(state);
+        await this.#connect();
         return;
       case XenbusState.closing:
-        await this.#device.switchState(XenbusState.closing);
+        await device.switchState(XenbusState.closing);
         return;
       case XenbusState.closed:
       case XenbusState.unknown:
-        await this.#disconnect();
-        if (this.#device.state === XenbusState.initWait && state === XenbusState.unknown) return;
-        if (this.#device.state !== XenbusState.closed) {
-          await this.#device.switchState(XenbusState.closed);
-        }
-        if (!(await readFlag(this.#domain.store, `${this.#device.path}/online`))) {
-          this.#ended.resolve();
-        }
-        return;
+        await this.#frontendClosed(state);
+    }
+  }
+
+  async #frontendClosed(state: XenbusState): Promise<void> {
+    const device = this.#device;
+    const gone = state === XenbusState.unknown && (await this.#frontendIsGone());
+    // The toolstack may still write it, and a state that is none is no reason to give up waiting.
+    if (
+      gone ? !this.#met : state === XenbusState.unknown && device.state === XenbusState.initWait
+    ) {
+      return;
+    }
+    await this.#disconnect(state);
+    if (device.state !== XenbusState.closed) await device.switchState(XenbusState.closed);
+    const online = await readFlag(this.#domain.store, `${device.path}/online`);
+    if (gone || !online) this.#ended.resolve();
+  }
+
+  /** Whether the frontend's directory was removed, and our rights to it with it: its domain is dead. */
+  async #frontendIsGone(): Promise<boolean> {
+    try {
+      const { store } = this.#domain;
+      return (await store.read(`${this.#device.otherendPath}/state`)) === undefined;
+    } catch (error) {
+      if ((error as { code?: unknown }).code !== "EACCES") throw error;
+      return true;
     }
   }
 
   async #connect(): Promise<void> {
-    const front = this.#device.otherendPath;
-    const store = this.#domain.store;
-    const protocol = parseProtocol(await store.read(`${front}/protocol`));
-    const references = await this.#ringReferences(front);
-    const port = await readNumber(store, `${front}/event-channel`);
-    if (port === undefined) throw new XenError("EINVAL", `reading ${front}/event-channel`);
-    const persistent =
-      this.#limits.persistent && (await readFlag(store, `${front}/feature-persistent`));
-    const peer = this.#device.otherendId;
-    const ring = this.#domain.grants.mapContiguous(peer, references, false);
-    if (typeof ring === "number") {
-      throw new XenError("EACCES", `mapping ring-ref ${references.join(" ")}: status ${ring}`);
+    const { store } = this.#domain;
+    const limits = this.#limits;
+    const offer = await readOffer(store, this.#device.otherendPath, limits);
+    if (limits.dialect === "qemu-windows" && limits.sectorSize !== 512 && !offer.largeSectors) {
+      throw new XenError("EINVAL", `the frontend does not know sectors of ${limits.sectorSize}`);
     }
-    let queue: BackendQueue;
-    try {
-      const channel = this.#domain.events.bindInterdomain(peer, port);
-      queue = new BackendQueue({
-        domain: this.#domain,
-        peer,
-        ring,
-        layout: blkifLayout(protocol),
-        channel,
-        store: this.#store,
-        facts: this.#facts,
-        maxPersistentGrants: persistent ? this.#limits.maxPersistentGrants : 0,
-        onhalted: () => this.#halted(),
-      });
-    } catch (error) {
-      ring[Symbol.dispose]();
-      throw error;
-    }
-    const negotiated = this.#negotiatedWith(protocol, references.length, queue.slots, persistent);
-    this.#connection = { queue, negotiated };
+    const connection = new Connection(offer, {
+      domain: this.#domain,
+      clock: this.#clock,
+      peer: this.#device.otherendId,
+      path: this.#device.path,
+      store: this.#store,
+      facts: this.#facts,
+      limits,
+      onhalted: (ring) => this.#halted(ring),
+      onunsupported: (what) => this.#withdraw(what),
+      onstatistics: (line) => this.#trace("statistics", line),
+    });
+    this.#connection = connection;
+    this.#negotiated = this.#negotiatedWith(offer, connection);
     await store.transaction((operations) => this.#publishDevice(operations));
     this.#domain.reactor.soon();
-    this.#trace("connected", `${protocol}, ${references.length} ring pages`);
+    const pages = offer.rings[0]!.references.length;
+    this.#trace("connected", `${offer.protocol}, ${offer.rings.length} rings of ${pages} pages`);
   }
 
-  /** One page under `ring-ref`, or 1 << ring-page-order pages under ring-ref0 and so on. */
-  async #ringReferences(front: string): Promise<number[]> {
-    const store = this.#domain.store;
-    const orderText = await store.read(`${front}/ring-page-order`);
-    const count = await readNumber(store, `${front}/num-ring-pages`);
-    if (orderText === undefined && (count === undefined || count === 1)) {
-      const reference =
-        (await readNumber(store, `${front}/ring-ref`)) ??
-        (await readNumber(store, `${front}/ring-ref0`));
-      if (reference === undefined) throw new XenError("EINVAL", `reading ${front}/ring-ref`);
-      return [reference];
-    }
-    const pages = orderText === undefined ? count! : 2 ** Number(orderText.trim());
-    const maximum = 1 << this.#limits.maxRingPageOrder;
-    if (!(Number.isInteger(pages) && pages >= 1 && pages <= maximum)) {
-      throw new XenError("EINVAL", `${front} asks for ${pages} ring pages, at most ${maximum} go`);
-    }
-    // A ring of one page may be under either name (FreeBSD writes ring-ref, Linux ring-ref0).
-    const references: number[] = [];
-    for (let i = 0; i < pages; i++) {
-      const reference =
-        (await readNumber(store, `${front}/ring-ref${i}`)) ??
-        (i === 0 ? await readNumber(store, `${front}/ring-ref`) : undefined);
-      if (reference === undefined) throw new XenError("EINVAL", `reading ${front}/ring-ref${i}`);
-      references.push(reference);
-    }
-    return references;
-  }
-
-  #negotiatedWith(
-    protocol: BlkifProtocol,
-    ringPages: number,
-    ringSlots: number,
-    persistent: boolean,
-  ): Negotiated {
-    const { maxIndirectSegments } = this.#limits;
+  #negotiatedWith(offer: FrontendOffer, connection: Connection): Negotiated {
+    const { maxIndirectSegments, sectorSize } = this.#limits;
+    const flush = !this.#withdrawn.has("flush");
     return {
-      protocol,
-      ringPages,
-      ringSlots,
-      queues: 1,
+      protocol: offer.protocol,
+      ringPages: offer.rings[0]!.references.length,
+      ringSlots: connection.slots,
+      queues: offer.rings.length,
       maxSegments: segmentsFor(maxIndirectSegments),
       indirect: maxIndirectSegments > 0,
-      persistent,
-      flush: true,
-      barrier: true,
+      persistent: connection.persistent,
+      flush,
+      barrier: flush,
       discard: this.#facts.discard,
-      sectorSize: SECTOR_SIZE,
+      sectorSize,
       physicalSectorSize: this.#physicalSectorSize,
-      readOnly: this.#readOnly,
+      readOnly: this.#nodes.readOnly,
       sectors: this.#facts.sectors,
     };
   }
 
   get #physicalSectorSize(): number {
     const { preferred, minimum } = this.#raw.info.block;
-    return Math.max(SECTOR_SIZE, minimum, Math.min(preferred, 4096));
+    return Math.max(this.#limits.sectorSize, minimum, Math.min(preferred, 4096));
   }
 
   /** connect() of xen-blkback's xenbus.c: everything a frontend reads when it sees Connected. */
@@ -327,55 +329,83 @@ export class BlockBackend implements AsyncDisposable {
     const { path } = this.#device;
     const write = (key: string, value: number | string) =>
       operations.write(`${path}/${key}`, String(value));
-    await write("feature-flush-cache", 1);
-    await write("feature-barrier", 1);
-    const discard = this.#raw.info.discard;
+    const flush = this.#withdrawn.has("flush") ? 0 : 1;
+    await write("feature-flush-cache", flush);
+    await write("feature-barrier", flush);
+    const { discard } = this.#store.info;
     await write("feature-discard", this.#facts.discard ? 1 : 0);
     if (this.#facts.discard && discard !== undefined) {
-      await write("discard-granularity", discard.granularity);
+      await write("discard-granularity", Math.max(discard.granularity, this.#limits.sectorSize));
       await write("discard-alignment", discard.alignment);
       await write("discard-secure", discard.secure ? 1 : 0);
       // Ours alone, like Linux's queue/discard_zeroes_data: other frontends do not look for it.
       await write("discard-zeroes", discard.zeroes ? 1 : 0);
     }
     await write("feature-persistent", this.#limits.persistent ? 1 : 0);
-    await write("sectors", this.#facts.sectors);
-    await write("info", this.#infoBits);
-    await write("sector-size", SECTOR_SIZE);
+    await write("sectors", this.#sectorsNode);
+    await write("info", this.#nodes.bits);
+    await write("sector-size", this.#limits.sectorSize);
     await write("physical-sector-size", this.#physicalSectorSize);
+    // What went wrong with a frontend before is no concern of this one.
+    await operations.remove(`${path}/error`);
     await this.#device.switchState(XenbusState.connected, operations);
   }
 
-  #halted(): void {
-    this.#trace("halted", "the frontend published an impossible request index; its ring is halted");
-    void this.#device
-      .fatal(new XenError("EACCES", "impossible request producer index: ring halted"))
-      .catch(() => {});
+  /** The frontend published an impossible index. Rings that did not are served on. */
+  #halted(ring: number): void {
+    const what = `impossible request producer index: ring ${ring} halted`;
+    this.#trace("halted", `the frontend published an ${what}`);
+    const error = new XenError("EACCES", what);
+    if (this.#connection?.halted !== false) void this.#device.fatal(error).catch(() => {});
+    else this.#announce(() => this.#domain.store.write(`${this.path}/error`, `EACCES ${what}`));
   }
 
-  /** The store has another size: the frontend learns it by `sectors`, then the same state once more. */
-  #resized(info: BlockStoreInfo): void {
-    this.#facts.sectors = Math.floor(info.size / SECTOR_SIZE);
-    if (this.#connection === undefined) return;
-    this.#announcing = this.#announcing
-      .then(() => this.#announceSize())
-      .catch((error: unknown) => this.#trace("failed", String(error)));
-  }
-
-  async #announceSize(): Promise<void> {
-    if (this.#connection === undefined || this.#device.state !== XenbusState.connected) return;
-    await this.#domain.store.transaction(async (operations) => {
-      await operations.write(`${this.#device.path}/sectors`, String(this.#facts.sectors));
-      await this.#device.switchState(XenbusState.connected, operations);
+  /** The store cannot what was offered: the node says so from now on (xen_blkbk_flush_diskcache, xen_blkbk_barrier). */
+  #withdraw(what: Unsupported): void {
+    if (this.#withdrawn.has(what)) return;
+    this.#withdrawn.add(what);
+    this.#trace("state", `the disk cannot ${what}: not offered any more`);
+    const keys = what === "flush" ? ["flush-cache", "barrier"] : ["discard"];
+    if (what === "discard") this.#facts.discard = false;
+    if (this.#negotiated !== undefined) {
+      const lost = what === "flush" ? { flush: false, barrier: false } : { discard: false };
+      this.#negotiated = { ...this.#negotiated, ...lost };
+    }
+    this.#announce(async () => {
+      for (const key of keys) await this.#domain.store.write(`${this.path}/feature-${key}`, "0");
     });
   }
 
-  async #disconnect(): Promise<void> {
+  /** The store has another size, smaller too: the frontend learns it by `sectors`, then the same state once more. */
+  #resized(info: BlockStoreInfo): void {
+    this.#facts.sectors = this.#sectorsOf(info);
+    if (this.#negotiated !== undefined) {
+      this.#negotiated = { ...this.#negotiated, sectors: this.#facts.sectors };
+    }
+    this.#announce(async () => {
+      const state = String(XenbusState.connected);
+      await this.#domain.store.transaction(async (operations) => {
+        // Read in the transaction: where the state changes meanwhile, that change is the last.
+        if ((await operations.read(`${this.path}/state`)) !== state) return;
+        await operations.write(`${this.path}/sectors`, String(this.#sectorsNode));
+        await operations.write(`${this.path}/state`, state);
+      });
+    });
+  }
+
+  /** Writes nodes after those that are being written. */
+  #announce(work: () => Promise<void>): void {
+    this.#announcing = this.#announcing
+      .then(() => (this.#disposed ? undefined : work()))
+      .catch((error: unknown) => this.#trace("failed", String(error)));
+  }
+
+  async #disconnect(state: XenbusState): Promise<void> {
     const connection = this.#connection;
     if (connection === undefined) return;
     this.#connection = undefined;
-    await connection.queue.close();
-    this.#trace("disconnected", `frontend ${stateName(XenbusState.closed)}`);
+    await connection.close();
+    this.#trace("disconnected", `frontend ${stateName(state)}`);
   }
 
   /** Answers what is in flight, gives everything back, flushes and closes the store. */
@@ -384,7 +414,7 @@ export class BlockBackend implements AsyncDisposable {
     this.#disposed = true;
     this.#subscription?.[Symbol.dispose]();
     await this.#device[Symbol.asyncDispose]();
-    await this.#disconnect();
+    await this.#disconnect(XenbusState.closed);
     await this.#announcing;
     await this.#device.switchState(XenbusState.closed).catch(() => {});
     this.#ended.resolve();
@@ -392,12 +422,19 @@ export class BlockBackend implements AsyncDisposable {
   }
 }
 
-/** A missing key means x86_32-abi on x86, as Linux and tapback have it; ours write the key. */
-function parseProtocol(text: string | undefined): BlkifProtocol {
-  if (text === undefined) return "x86_32-abi";
-  const protocol = parseBlkifProtocol(text);
-  if (protocol === undefined) {
-    throw new XenError("EINVAL", `unknown fe protocol ${JSON.stringify(text.slice(0, 40))}`);
-  }
-  return protocol;
+async function readNodes(domain: Domain, path: string, readOnly: boolean): Promise<DeviceNodes> {
+  const { store } = domain;
+  // "w!" of old toolstacks: write, although someone else may too.
+  const mode = (await store.read(`${path}/mode`)) ?? "w";
+  const refusesWrites = readOnly || !mode.startsWith("w");
+  const removable = await readFlag(store, `${path}/removable`);
+  const cdrom = (await store.read(`${path}/device-type`)) === "cdrom";
+  return {
+    readOnly: refusesWrites,
+    bits:
+      (cdrom ? VDISK_CDROM : 0) |
+      (removable ? VDISK_REMOVABLE : 0) |
+      (refusesWrites ? VDISK_READONLY : 0),
+    discard: (await readNumber(store, `${path}/discard-enable`)) !== 0,
+  };
 }

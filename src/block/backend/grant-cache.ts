@@ -1,10 +1,11 @@
 /**
  * The pages of the peer that a ring has mapped: for one request, or kept from request to request where persistent
- * grants were agreed (blkback.c: xen_blkbk_map, add_persistent_gnt, put_persistent_gnt, xen_blkbk_unmap).
+ * grants were agreed (blkback.c: xen_blkbk_map, add_persistent_gnt, put_persistent_gnt, xen_blkbk_unmap,
+ * purge_persistent_gnt as Linux has it today).
  *
- * Invariants: a reference is kept at most once; a kept page that is in use is not lent a second time (the second use
- * is mapped on its own); a request whose grants cannot all be mapped leaves no mapping behind; `clear` leaves none
- * at all, and `mapped` counts them.
+ * Invariants: a reference is kept at most once; a kept page that is in use is neither lent a second time (the second
+ * use is mapped on its own) nor given back; a request whose grants cannot all be mapped leaves no mapping behind;
+ * `clear` leaves none at all, and `mapped` counts them.
  */
 import type { MemoryRegion } from "../../io/memory.ts";
 import { invariant } from "../../util/assert.ts";
@@ -32,48 +33,97 @@ export class MappedPages {
   }
 }
 
+export interface GrantCacheOptions {
+  readonly grants: GrantTable;
+  readonly peer: number;
+  /** Pages kept at most; 0 keeps nothing: persistent grants were not agreed. */
+  readonly capacity: number;
+  /** Pages of one request at most. */
+  readonly batch: number;
+  /** Pages mapped at once beside those kept. Unlimited if absent. */
+  readonly bufferPages?: number;
+  /** A kept page that was not used for so long is old; 0 for never, as if absent. Milliseconds. */
+  readonly unusedMilliseconds?: number;
+}
+
+/** Of the limit, what a full cache gives back at a time: room for others, most of what is hot stays. */
+const CLEAN_PERCENT = 5;
+
 export class GrantCache {
   readonly #grants: GrantTable;
   readonly #peer: number;
+  readonly #bufferPages: number;
+  readonly #unusedMilliseconds: number;
   readonly #batch: GrantMapBatch;
   /** Index in the request of each entry of the batch. */
   readonly #batchIndex: Int32Array;
   /** Reference to slot, of the kept pages. */
   readonly #slots = new Map<number, number>();
+  readonly #keptReferences: Uint32Array;
   readonly #keptHandles: Uint32Array;
+  /** undefined where the slot is free. */
   readonly #keptRegions: (MemoryRegion | undefined)[];
   readonly #keptStarts: Float64Array;
   readonly #inUse: Uint8Array;
-  #keptCount = 0;
+  /** Used since the last scan that gave pages back. */
+  readonly #used: Uint8Array;
+  /** By `now`. Milliseconds. */
+  readonly #lastUsed: Float64Array;
+  readonly #freeSlots: Int32Array;
+  #freeCount: number;
+  /** Handles that are given up and still mapped. */
+  readonly #purged: Uint32Array;
+  #purgedCount = 0;
   /** Mappings of requests in flight that are not kept. */
   #lent = 0;
   /** A request found no room to be kept: the frontend uses more pages than we keep. */
   overflowed = false;
+  /** The time that use is noted with: its owner sets it once a batch, which is exact enough. Milliseconds. */
+  now = 0;
 
-  /** `capacity` 0 keeps nothing: persistent grants were not agreed. `batch` bounds the pages of one request. */
-  constructor(grants: GrantTable, peer: number, capacity: number, batch: number) {
-    this.#grants = grants;
-    this.#peer = peer;
+  constructor(options: GrantCacheOptions) {
+    const { capacity, batch } = options;
+    this.#grants = options.grants;
+    this.#peer = options.peer;
+    this.#bufferPages = options.bufferPages ?? Number.POSITIVE_INFINITY;
+    this.#unusedMilliseconds = options.unusedMilliseconds ?? 0;
     this.#batch = new Batch(batch);
     this.#batchIndex = new Int32Array(batch);
+    this.#keptReferences = new Uint32Array(capacity);
     this.#keptHandles = new Uint32Array(capacity);
     this.#keptRegions = new Array<MemoryRegion | undefined>(capacity).fill(undefined);
     this.#keptStarts = new Float64Array(capacity);
     this.#inUse = new Uint8Array(capacity);
+    this.#used = new Uint8Array(capacity);
+    this.#lastUsed = new Float64Array(capacity);
+    this.#purged = new Uint32Array(capacity);
+    // The top of the stack is the lowest slot.
+    this.#freeSlots = Int32Array.from({ length: capacity }, (_, i) => capacity - 1 - i);
+    this.#freeCount = capacity;
   }
 
   /** Kept pages. */
   get kept(): number {
-    return this.#keptCount;
+    return this.#freeSlots.length - this.#freeCount;
+  }
+
+  /** Pages given up by `scan` and not unmapped yet. */
+  get purged(): number {
+    return this.#purgedCount;
   }
 
   /** Pages of the peer that are mapped now, kept or not. */
   get mapped(): number {
-    return this.#keptCount + this.#lent;
+    return this.kept + this.#purgedCount + this.#lent;
   }
 
   get #persistent(): boolean {
-    return this.#keptHandles.length > 0;
+    return this.#freeSlots.length > 0;
+  }
+
+  /** Whether a request of `count` pages may be mapped now. One alone always may, so that all go on. */
+  hasRoom(count: number): boolean {
+    return this.#lent === 0 || this.#lent + count <= this.#bufferPages;
   }
 
   /** Maps `count` references into `pages`; false, with nothing mapped, when any of them cannot be. A page that may be
@@ -137,12 +187,13 @@ export class GrantCache {
     if (!this.#persistent) return -1;
     const reference = batch.references[k]!;
     if (this.#slots.has(reference)) return -1;
-    if (this.#keptCount === this.#keptHandles.length) {
+    if (this.#freeCount === 0) {
       this.overflowed = true;
       return -1;
     }
-    const slot = this.#keptCount++;
+    const slot = this.#freeSlots[--this.#freeCount]!;
     this.#slots.set(reference, slot);
+    this.#keptReferences[slot] = reference;
     this.#keptHandles[slot] = batch.handles[k]!;
     this.#keptRegions[slot] = batch.regions[k];
     this.#keptStarts[slot] = batch.starts[k]!;
@@ -154,8 +205,11 @@ export class GrantCache {
   unmap(pages: MappedPages): void {
     for (let i = 0; i < pages.count; i++) {
       const slot = pages.slots[i]!;
-      if (slot >= 0) this.#inUse[slot] = 0;
-      else {
+      if (slot >= 0) {
+        this.#inUse[slot] = 0;
+        this.#used[slot] = 1;
+        this.#lastUsed[slot] = this.now;
+      } else {
         this.#grants.unmap(pages.handles[i]!);
         this.#lent--;
       }
@@ -164,15 +218,71 @@ export class GrantCache {
     pages.count = 0;
   }
 
+  /** Gives up kept pages that are old and, where the cache overflowed, some more: first those that no request used since
+   * the last such scan, then others. They stay mapped until `unmapPurged`. Returns how many, and does nothing while
+   * earlier ones wait. */
+  scan(): number {
+    if (this.#purgedCount > 0 || !this.#persistent) return 0;
+    this.#purgeWhere((slot) => this.#isOld(slot), Number.POSITIVE_INFINITY);
+    if (!this.overflowed) return this.#purgedCount;
+    const share = Math.max(1, Math.floor(this.#freeSlots.length / 100) * CLEAN_PERCENT);
+    this.#purgeWhere((slot) => this.#used[slot] === 0, share);
+    this.#purgeWhere(() => true, share);
+    this.#used.fill(0);
+    // Where every page is in use nothing could be given up, and the next scan tries again.
+    if (this.#purgedCount > 0) this.overflowed = false;
+    return this.#purgedCount;
+  }
+
+  #isOld(slot: number): boolean {
+    const limit = this.#unusedMilliseconds;
+    return limit > 0 && this.now - this.#lastUsed[slot]! >= limit;
+  }
+
+  #purgeWhere(condition: (slot: number) => boolean, share: number): void {
+    const capacity = this.#freeSlots.length;
+    for (let slot = 0; slot < capacity && this.#purgedCount < share; slot++) {
+      if (this.#keptRegions[slot] === undefined || this.#inUse[slot] === 1) continue;
+      if (!condition(slot)) continue;
+      this.#purged[this.#purgedCount++] = this.#release(slot);
+    }
+  }
+
+  /** Frees a slot; returns the handle, which is mapped still. */
+  #release(slot: number): number {
+    this.#slots.delete(this.#keptReferences[slot]!);
+    this.#keptRegions[slot] = undefined;
+    this.#used[slot] = 0;
+    this.#freeSlots[this.#freeCount++] = slot;
+    return this.#keptHandles[slot]!;
+  }
+
+  /** Unmaps at most `count` of the pages that were given up. */
+  unmapPurged(count: number): void {
+    for (let left = Math.min(count, this.#purgedCount); left > 0; left--) {
+      this.#grants.unmap(this.#purged[--this.#purgedCount]!);
+    }
+  }
+
+  /** When a kept page will be old, by `now`; Infinity where none will. Milliseconds. */
+  get nextOld(): number {
+    if (this.#unusedMilliseconds === 0 || this.kept === 0) return Number.POSITIVE_INFINITY;
+    let oldest = Number.POSITIVE_INFINITY;
+    for (let slot = 0; slot < this.#freeSlots.length; slot++) {
+      if (this.#keptRegions[slot] === undefined) continue;
+      oldest = Math.min(oldest, this.#inUse[slot] === 1 ? this.now : this.#lastUsed[slot]!);
+    }
+    return oldest + this.#unusedMilliseconds;
+  }
+
   /** Unmaps every kept page. No request may be in flight. */
   clear(): void {
     invariant(this.#lent === 0, "a request in flight still maps pages");
-    for (let slot = 0; slot < this.#keptCount; slot++) {
+    this.unmapPurged(this.#purgedCount);
+    for (let slot = 0; slot < this.#freeSlots.length; slot++) {
+      if (this.#keptRegions[slot] === undefined) continue;
       invariant(this.#inUse[slot] === 0, "a request in flight still uses a kept page");
-      this.#grants.unmap(this.#keptHandles[slot]!);
-      this.#keptRegions[slot] = undefined;
+      this.#grants.unmap(this.#release(slot));
     }
-    this.#slots.clear();
-    this.#keptCount = 0;
   }
 }

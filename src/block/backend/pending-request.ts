@@ -2,10 +2,11 @@
 import { SegmentList } from "../../io/memory.ts";
 import { BlockRequest, type RequestOwner } from "../../store/block-store.ts";
 import { BLKIF_MAX_SEGMENTS_PER_REQUEST } from "../../wire/blkif.ts";
+import type { DrainMember } from "./drain.ts";
 import { MappedPages } from "./grant-cache.ts";
 import type { ValidRequest } from "./request.ts";
 
-/** Bytes of a sector in every field of the protocol. */
+/** Bytes of a sector, once a request was checked. */
 const SECTOR_SIZE = 512;
 
 export class PendingRequest {
@@ -20,11 +21,18 @@ export class PendingRequest {
   /** Bytes, of the data: the flush before it has none. */
   offset = 0;
   length = 0;
+  /** The drain's: when it began, whether it changes the disk, and (of a flush) how many changes it waits for. */
+  sequence = 0;
+  changes = false;
+  changesBefore = 0;
+  /** The ring it came on. */
+  readonly member: DrainMember;
   readonly request: BlockRequest;
   pages: MappedPages;
   segments: SegmentList;
 
-  constructor(owner: RequestOwner, index: number) {
+  constructor(owner: RequestOwner & DrainMember, index: number) {
+    this.member = owner;
     this.request = new BlockRequest(owner);
     this.request.tag = index;
     // Most requests are direct; the arrays of an indirect one are made when the first arrives in this slot.

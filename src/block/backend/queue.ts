@@ -4,9 +4,9 @@
  *
  * Invariants: a slot is copied once and checked as a copy; every consumed request is answered exactly once, after its
  * pages have been given back; no more requests run than the ring has slots; a producer index that cannot be halts the
- * ring for good. Work happens in `kick` alone, so that one wake-up ends in one publish and one event.
+ * ring for good, and after a broken request the ring rests. Work happens in `kick` alone, so that one wake-up ends in
+ * one publish and one event.
  */
-import type { MemoryRegion } from "../../io/memory.ts";
 import type { Kickable, Reactor } from "../../io/reactor.ts";
 import { BackRing } from "../../ring/back-ring.ts";
 import {
@@ -18,125 +18,122 @@ import {
 } from "../../store/block-store.ts";
 import { Errno } from "../../store/errors.ts";
 import { invariant } from "../../util/assert.ts";
+import type { Clock } from "../../util/clock.ts";
 import { Fifo } from "../../util/fifo.ts";
 import {
   BLKIF_OP_DISCARD,
-  BLKIF_OP_FLUSH_DISKCACHE,
   BLKIF_OP_READ,
   BLKIF_OP_WRITE,
   BLKIF_OP_WRITE_BARRIER,
   BLKIF_RSP_EOPNOTSUPP,
   BLKIF_RSP_ERROR,
-  BLKIF_SEGMENTS_PER_INDIRECT_PAGE,
   type BlkifLayout,
   BlkifRequest,
-  indirectPageCount,
-  readSegments,
 } from "../../wire/blkif.ts";
-import type { ContiguousMapping, Domain, EventChannel } from "../../xen/domain.ts";
-import { blkifStatus } from "../status.ts";
-import { GrantCache, MappedPages } from "./grant-cache.ts";
-import { PendingRequest } from "./pending-request.ts";
 import {
-  BrokenRule,
-  brokenRuleNames,
-  type DeviceFacts,
-  parseHead,
-  parseSegments,
-  ValidRequest,
-} from "./request.ts";
+  type ContiguousMapping,
+  type Domain,
+  type EventChannel,
+  XenError,
+} from "../../xen/domain.ts";
+import type { BackendLimits } from "../features.ts";
+import { blkifStatus } from "../status.ts";
+import { BrokenRules } from "./broken-rules.ts";
+import { type QueueCounters, RequestCounters } from "./counters.ts";
+import type { Drain, DrainMember } from "./drain.ts";
+import { GrantCache } from "./grant-cache.ts";
+import { IndirectPages } from "./indirect-pages.ts";
+import { PendingRequest } from "./pending-request.ts";
+import { Reclaim } from "./reclaim.ts";
+import { BrokenRule, type DeviceFacts, parseHead, parseSegments, ValidRequest } from "./request.ts";
 
-/** Counted since the ring was connected; the names are those of Linux's sysfs statistics where it has them. */
-export interface QueueCounters {
-  requests: number;
-  responses: number;
-  /** Times the ring had a request and no slot of ours was free (oo_req). */
-  outOfRequests: number;
-  reads: number;
-  writes: number;
-  flushes: number;
-  discards: number;
-  /** 512-byte sectors. */
-  readSectors: number;
-  /** 512-byte sectors. */
-  writtenSectors: number;
-  errors: number;
-  /** Refused requests by the name of the rule. */
-  brokenRules: Record<string, number>;
-  /** Pages of the peer mapped now. */
-  mappedPages: number;
-  /** Of those, kept as persistent grants. */
-  persistentPages: number;
-}
+/** blkback sleeps as long after a broken request: whoever sends nothing else gets a thousand answers a second. */
+const BROKEN_REQUEST_PAUSE_MILLISECONDS = 1;
+
+/** What the store said it cannot do, so that it is not offered any more. */
+export type Unsupported = "flush" | "discard";
 
 export interface BackendQueueOptions {
   readonly domain: Domain;
+  readonly clock: Clock;
   readonly peer: number;
+  /** Backend directory of the vbd, for messages. */
+  readonly path: string;
+  /** Number of the ring. */
+  readonly index: number;
   readonly ring: ContiguousMapping;
   readonly layout: BlkifLayout;
   readonly channel: EventChannel;
   readonly store: BlockStore;
   readonly facts: DeviceFacts;
-  /** Pages kept mapped; 0 where persistent grants were not agreed. */
-  readonly maxPersistentGrants: number;
+  readonly limits: BackendLimits;
+  /** Persistent grants were agreed. */
+  readonly persistent: boolean;
+  /** Of all rings of the vbd. */
+  readonly drain: Drain;
   /** Called once when the peer published an impossible producer index. */
   readonly onhalted: () => void;
+  readonly onunsupported: (what: Unsupported) => void;
 }
 
-export class BackendQueue implements RequestOwner, Kickable {
+export class BackendQueue implements RequestOwner, Kickable, DrainMember {
   readonly #options: BackendQueueOptions;
   readonly #reactor: Reactor;
   readonly #store: BlockStore;
   readonly #facts: DeviceFacts;
+  readonly #drain: Drain;
   readonly #ring: BackRing;
   readonly #channel: EventChannel;
+  readonly #persistent: boolean;
   readonly #cache: GrantCache;
+  readonly #reclaim: Reclaim;
   readonly #free = new Fifo<PendingRequest>();
   readonly #pending: PendingRequest[] = [];
   readonly #raw = new BlkifRequest();
   readonly #valid = new ValidRequest();
-  readonly #indirectPages = new MappedPages(8);
-  readonly #counters = {
-    requests: 0,
-    responses: 0,
-    outOfRequests: 0,
-    reads: 0,
-    writes: 0,
-    flushes: 0,
-    discards: 0,
-    readSectors: 0,
-    writtenSectors: 0,
-    errors: 0,
-  };
-  readonly #broken = new Float64Array(brokenRuleNames.length);
-  #wordsRegion: MemoryRegion | undefined = undefined;
-  #words: Uint32Array = new Uint32Array(0);
+  readonly #indirect = new IndirectPages();
+  readonly #counters = new RequestCounters();
+  readonly #stalls = { slots: 0, bufferPages: 0, barrier: 0, brokenRequest: 0 };
+  readonly #broken: BrokenRules;
   #inFlight = 0;
-  /** A barrier that waits until all before it is done, or runs alone. */
-  #barrier: PendingRequest | undefined = undefined;
+  /** Checked, in `#valid`, and waiting for pages of others to be given back. */
+  #held: PendingRequest | undefined = undefined;
+  /** Runs while the ring rests after a broken request. */
+  #pause: Disposable | undefined = undefined;
   #dirty = false;
   #closing = false;
   #halted = false;
   #idle: (() => void) | undefined = undefined;
 
+  /** Throws XenError("EIO") where the ring's indexes are impossible from the start. */
   constructor(options: BackendQueueOptions) {
+    const { domain, limits, clock } = options;
     this.#options = options;
-    this.#reactor = options.domain.reactor;
+    this.#reactor = domain.reactor;
     this.#store = options.store;
     this.#facts = options.facts;
-    this.#ring = new BackRing(options.ring.bytes, options.layout);
+    this.#drain = options.drain;
+    // What a backend before us published stays published, and what it did not answer comes to us (xen_blkif_map).
+    this.#ring = new BackRing(options.ring.bytes, options.layout, "attach");
+    if (this.#ring.pending() < 0) throw new XenError("EIO", "impossible indexes on a fresh ring");
     this.#channel = options.channel;
-    this.#cache = new GrantCache(
-      options.domain.grants,
-      options.peer,
-      options.maxPersistentGrants,
-      this.#valid.references.length,
-    );
+    this.#persistent = options.persistent && limits.maxPersistentGrants > 0;
+    this.#cache = new GrantCache({
+      grants: domain.grants,
+      peer: options.peer,
+      capacity: this.#persistent ? limits.maxPersistentGrants : 0,
+      batch: this.#valid.references.length,
+      bufferPages: limits.maxBufferPages,
+      unusedMilliseconds: limits.persistentGrantUnusedSeconds * 1000,
+    });
+    this.#reclaim = new Reclaim(this.#cache, clock, () => this.#wake());
+    this.#broken = new BrokenRules(options.path, options.index, clock);
     for (let i = 0; i < this.#ring.size; i++) {
       const pending = new PendingRequest(this, i);
       this.#pending.push(pending);
       this.#free.push(pending);
     }
+    this.#drain.join(this);
     this.#channel.onevent = () => this.#touch();
     // Requests may have been published before we bound the channel.
     this.#touch();
@@ -148,20 +145,30 @@ export class BackendQueue implements RequestOwner, Kickable {
   }
 
   get counters(): QueueCounters {
-    const brokenRules: Record<string, number> = {};
-    for (const [rule, name] of brokenRuleNames.entries()) {
-      if (this.#broken[rule]! > 0) brokenRules[name] = this.#broken[rule]!;
-    }
     return {
       ...this.#counters,
-      brokenRules,
+      brokenRules: this.#broken.counts,
+      stalls: { ...this.#stalls },
+      inFlight: this.#inFlight,
       mappedPages: this.#cache.mapped,
       persistentPages: this.#cache.kept,
+      purgedPages: this.#reclaim.count,
     };
+  }
+
+  /** The ring's pages, for whoever wants to look at them. */
+  get bytes(): Uint8Array {
+    return this.#options.ring.bytes;
   }
 
   get halted(): boolean {
     return this.#halted;
+  }
+
+  /** From outside of the reactor: timers, and rings that a barrier held up. */
+  #wake(): void {
+    this.#touch();
+    this.#reactor.soon();
   }
 
   #touch(): void {
@@ -172,16 +179,19 @@ export class BackendQueue implements RequestOwner, Kickable {
 
   kick(): void {
     this.#dirty = false;
-    if (!this.#closing && !this.#halted) this.#drain();
+    if (this.#persistent) this.#reclaim.begin();
+    if (!this.#closing && !this.#halted) this.#take();
     if (this.#ring.publish()) this.#channel.notify();
     if (this.#inFlight === 0) this.#idle?.();
+    if (this.#persistent && !this.#closing) this.#reclaim.step();
   }
 
-  /** Takes requests until the ring is empty, our slots are used up, or a barrier wants to be alone. */
-  #drain(): void {
+  /** Takes requests until the ring is empty, or one of the reasons in StallCounters holds it up. */
+  #take(): void {
     // A peer that publishes as fast as we consume gets one ring's worth a turn, as everyone else.
     let budget = this.#ring.size;
     for (;;) {
+      if (this.#held !== undefined && !this.#retry(this.#held)) return;
       const pending = this.#ring.pending();
       if (pending < 0) {
         this.#halt();
@@ -191,7 +201,14 @@ export class BackendQueue implements RequestOwner, Kickable {
         if (this.#ring.finalCheck()) continue;
         return;
       }
-      if (this.#barrier !== undefined) return;
+      if (this.#drain.barred) {
+        this.#stalls.barrier++;
+        return;
+      }
+      if (this.#pause !== undefined) {
+        this.#stalls.brokenRequest++;
+        return;
+      }
       if (budget-- === 0) {
         this.#touch();
         return;
@@ -201,6 +218,7 @@ export class BackendQueue implements RequestOwner, Kickable {
       const slot = this.#free.shift();
       if (slot === undefined) {
         this.#counters.outOfRequests++;
+        this.#stalls.slots++;
         return;
       }
       this.#ring.consume(this.#raw);
@@ -222,135 +240,134 @@ export class BackendQueue implements RequestOwner, Kickable {
     let rule = parseHead(this.#raw, this.#facts, valid);
     slot.operation = rule === BrokenRule.unknownOperation ? this.#raw.operation : valid.operation;
     if (rule === BrokenRule.none && valid.operation !== BLKIF_OP_DISCARD) {
-      if (valid.indirect) rule = this.#readIndirect();
+      if (valid.indirect) {
+        const read = this.#indirect.read(this.#cache, this.#raw.indirectReferences, valid);
+        if (!read) rule = BrokenRule.grant;
+      }
       if (rule === BrokenRule.none) rule = parseSegments(this.#facts, valid);
-      if (rule === BrokenRule.none && valid.count > 0) {
-        slot.reserve(valid.count);
-        const readOnly = valid.operation !== BLKIF_OP_READ;
-        if (!this.#cache.map(valid.references, valid.count, readOnly, slot.pages)) {
-          rule = BrokenRule.grant;
-        }
+    }
+    if (rule !== BrokenRule.none) this.#refuse(slot, rule);
+    else if (this.#cache.hasRoom(valid.count)) this.#begin(slot, valid);
+    else {
+      this.#held = slot;
+      this.#stalls.bufferPages++;
+    }
+  }
+
+  /** Whether the request that was held up could begin. */
+  #retry(slot: PendingRequest): boolean {
+    if (this.#drain.barred || !this.#cache.hasRoom(this.#valid.count)) return false;
+    this.#held = undefined;
+    this.#begin(slot, this.#valid);
+    return true;
+  }
+
+  /** Maps the pages, and hands the request to the store, or to the drain first. */
+  #begin(slot: PendingRequest, valid: ValidRequest): void {
+    if (valid.count > 0) {
+      slot.reserve(valid.count);
+      const readOnly = valid.operation !== BLKIF_OP_READ;
+      if (!this.#cache.map(valid.references, valid.count, readOnly, slot.pages)) {
+        this.#refuse(slot, BrokenRule.grant);
+        return;
       }
     }
-    if (rule !== BrokenRule.none) {
-      this.#refuse(slot, rule);
-      return;
-    }
+    slot.gather(valid);
     this.#inFlight++;
-    if (valid.operation === BLKIF_OP_WRITE_BARRIER) {
-      slot.gather(valid);
-      slot.writeAfterFlush = valid.count > 0;
-      this.#barrier = slot;
-      if (this.#inFlight === 1) this.#flush(slot);
-      return;
+    switch (valid.operation) {
+      case BLKIF_OP_READ:
+        this.#drain.begin(slot, false);
+        this.#counters.reads++;
+        this.#counters.readSectors += valid.sectorCount;
+        this.#submit(slot, Operation.read, 0);
+        return;
+      case BLKIF_OP_WRITE:
+        this.#drain.begin(slot, true);
+        this.#countWrite(valid.sectorCount);
+        this.#submit(slot, Operation.write, 0);
+        return;
+      case BLKIF_OP_DISCARD:
+        this.#drain.begin(slot, true);
+        this.#counters.discards++;
+        // The protocol allows a discard of nothing; a store need not.
+        if (valid.sectorCount === 0) this.#finish(slot, 0);
+        else this.#submit(slot, Operation.discard, valid.secure ? RequestFlag.secure : 0);
+        return;
+      default:
+        slot.writeAfterFlush = valid.count > 0;
+        this.#drain.begin(slot, slot.writeAfterFlush);
+        if (valid.operation === BLKIF_OP_WRITE_BARRIER) this.#drain.bar(slot);
+        else this.#drain.flush(slot);
     }
-    this.#execute(slot, valid);
   }
 
-  #readIndirect(): BrokenRule {
-    const valid = this.#valid;
-    const count = indirectPageCount(valid.count);
-    const pages = this.#indirectPages;
-    if (!this.#cache.map(this.#raw.indirectReferences, count, true, pages)) return BrokenRule.grant;
-    for (let page = 0; page < count; page++) {
-      const words = this.#wordsOf(pages.regions[page]!);
-      const from = page * BLKIF_SEGMENTS_PER_INDIRECT_PAGE;
-      const entries = Math.min(valid.count - from, BLKIF_SEGMENTS_PER_INDIRECT_PAGE);
-      readSegments(words, pages.starts[page]! / 4, valid, from, entries);
-    }
-    this.#cache.unmap(pages);
-    return BrokenRule.none;
-  }
-
-  /** The memory of a region as words; the same region comes again and again, so one view is kept. */
-  #wordsOf(region: MemoryRegion): Uint32Array {
-    if (region !== this.#wordsRegion) {
-      const { buffer, byteOffset, byteLength } = region.bytes;
-      this.#wordsRegion = region;
-      this.#words = new Uint32Array(buffer, byteOffset, byteLength >>> 2);
-    }
-    return this.#words;
-  }
-
+  /** Answers a request that cannot be; one that breaks a rule costs the ring a pause. */
   #refuse(slot: PendingRequest, rule: BrokenRule): void {
-    this.#broken[rule] = this.#broken[rule]! + 1;
+    this.#broken.add(rule);
     const unsupported = rule === BrokenRule.unknownOperation || rule === BrokenRule.discardRefused;
+    // A frontend may not have heard yet that discard is no more: that is no offence.
+    if (rule !== BrokenRule.discardRefused) this.#rest();
     this.#answer(slot, unsupported ? BLKIF_RSP_EOPNOTSUPP : BLKIF_RSP_ERROR);
   }
 
-  #execute(slot: PendingRequest, valid: ValidRequest): void {
-    const request = slot.request;
-    request.flags = 0;
-    slot.writeAfterFlush = false;
-    switch (valid.operation) {
-      case BLKIF_OP_READ:
-        this.#counters.reads++;
-        this.#counters.readSectors += valid.sectorCount;
-        slot.gather(valid);
-        request.operation = Operation.read;
-        break;
-      case BLKIF_OP_WRITE:
-        this.#counters.writes++;
-        this.#counters.writtenSectors += valid.sectorCount;
-        slot.gather(valid);
-        request.operation = Operation.write;
-        break;
-      case BLKIF_OP_FLUSH_DISKCACHE:
-        slot.gather(valid);
-        slot.writeAfterFlush = valid.count > 0;
-        this.#flush(slot);
-        return;
-      case BLKIF_OP_DISCARD:
-        this.#counters.discards++;
-        slot.gather(valid);
-        request.operation = Operation.discard;
-        if (valid.secure) request.flags = RequestFlag.secure;
-        // The protocol allows a discard of nothing; a store need not.
-        if (valid.sectorCount === 0) {
-          this.#finish(slot, 0);
-          return;
-        }
-        break;
-    }
-    this.#store.submit(request);
+  #rest(): void {
+    this.#pause ??= this.#options.clock.after(BROKEN_REQUEST_PAUSE_MILLISECONDS, () => {
+      this.#pause = undefined;
+      this.#wake();
+    });
+  }
+
+  #countWrite(sectors: number): void {
+    this.#counters.writes++;
+    this.#counters.writtenSectors += sectors;
+  }
+
+  #submit(slot: PendingRequest, operation: Operation, flags: number): void {
+    slot.request.operation = operation;
+    slot.request.flags = flags;
+    this.#store.submit(slot.request);
   }
 
   /** A flush on its own, or the one before the data of a flush or barrier that carries some. */
-  #flush(slot: PendingRequest): void {
+  drained(slot: PendingRequest): void {
     this.#counters.flushes++;
-    const request = slot.request;
-    request.operation = Operation.flush;
-    request.flags = 0;
-    request.offset = 0;
-    request.length = 0;
-    this.#store.submit(request);
+    slot.request.offset = 0;
+    slot.request.length = 0;
+    this.#submit(slot, Operation.flush, 0);
+  }
+
+  resume(): void {
+    if (!this.#closing) this.#touch();
   }
 
   completed(request: BlockRequest): void {
     const slot = this.#pending[request.tag]!;
-    if (request.operation === Operation.flush && slot.writeAfterFlush && request.status === 0) {
+    if (slot.writeAfterFlush && request.operation === Operation.flush && request.status === 0) {
       slot.writeAfterFlush = false;
-      request.operation = Operation.write;
-      request.flags = RequestFlag.forceUnitAccess;
       request.offset = slot.offset;
       request.length = slot.length;
-      this.#counters.writes++;
-      this.#counters.writtenSectors += request.length / 512;
-      this.#store.submit(request);
+      this.#countWrite(request.length / 512);
+      this.#submit(slot, Operation.write, RequestFlag.forceUnitAccess);
       return;
     }
     this.#finish(slot, request.status);
   }
 
   #finish(slot: PendingRequest, errno: number): void {
-    if (errno !== 0 && errno !== Errno.EOPNOTSUPP) this.#counters.errors++;
+    if (errno === Errno.EOPNOTSUPP) this.#unsupported(slot.request);
+    else if (errno !== 0) this.#counters.errors++;
+    slot.writeAfterFlush = false;
     this.#cache.unmap(slot.pages);
     this.#inFlight--;
+    this.#drain.end(slot);
     this.#answer(slot, blkifStatus(errno));
-    const barrier = this.#barrier;
-    if (barrier === undefined) return;
-    if (barrier === slot) this.#barrier = undefined;
-    else if (this.#inFlight === 1) this.#flush(barrier);
+  }
+
+  #unsupported({ operation, flags }: BlockRequest): void {
+    if (operation === Operation.flush) this.#options.onunsupported("flush");
+    else if (operation === Operation.discard && (flags & RequestFlag.secure) === 0) {
+      this.#options.onunsupported("discard");
+    }
   }
 
   #answer(slot: PendingRequest, status: number): void {
@@ -366,12 +383,17 @@ export class BackendQueue implements RequestOwner, Kickable {
     if (this.#closing) return;
     this.#closing = true;
     this.#channel.onevent = undefined;
+    this.#pause?.[Symbol.dispose]();
+    this.#reclaim[Symbol.dispose]();
+    if (this.#held !== undefined) this.#answer(this.#held, BLKIF_RSP_ERROR);
+    this.#held = undefined;
     if (this.#inFlight > 0) {
       await new Promise<void>((resolve) => {
         this.#idle = resolve;
       });
       this.#idle = undefined;
     }
+    this.#drain.leave(this);
     if (!this.#halted && this.#ring.publish()) this.#channel.notify();
     this.#cache.clear();
     invariant(this.#cache.mapped === 0, "a page of the peer is still mapped");

@@ -42,9 +42,14 @@ export interface DeviceFacts {
   readOnly: boolean;
   /** 512-byte sectors of a logical block: requests start and end on it. */
   sectorsPerBlock: number;
+  /** 512-byte sectors in one unit of sector_number and of a discard's length, in this frontend's dialect. */
+  sectorUnit: number;
+  /** 512-byte sectors in one unit of first_sect and last_sect: 1, or a whole block. */
+  segmentUnit: number;
   /** The largest indirect request we offered; 0 for none. */
   maxIndirectSegments: number;
   discard: boolean;
+  secureDiscard: boolean;
 }
 
 /** Sectors of a page, hence the bound of first_sect and last_sect. */
@@ -76,7 +81,7 @@ export function parseHead(
   const indirect = request.operation === BLKIF_OP_INDIRECT;
   into.indirect = indirect;
   into.operation = indirect ? request.indirectOperation : request.operation;
-  into.sector = sectorOf(request.sectorLow, request.sectorHigh);
+  into.sector = sectorOf(request.sectorLow, request.sectorHigh) * facts.sectorUnit;
   into.sectorCount = 0;
   into.count = 0;
   switch (into.operation) {
@@ -116,7 +121,9 @@ function parseDiscard(request: BlkifRequest, facts: DeviceFacts, into: ValidRequ
   if (!facts.discard) return BrokenRule.discardRefused;
   if (facts.readOnly) return BrokenRule.readOnly;
   into.secure = (request.discardFlag & BLKIF_DISCARD_SECURE) !== 0;
-  into.sectorCount = sectorOf(request.discardSectorsLow, request.discardSectorsHigh);
+  if (into.secure && !facts.secureDiscard) return BrokenRule.discardRefused;
+  into.sectorCount =
+    sectorOf(request.discardSectorsLow, request.discardSectorsHigh) * facts.sectorUnit;
   if (into.sector + into.sectorCount > facts.sectors) return BrokenRule.endOfDevice;
   if (into.sector % facts.sectorsPerBlock !== 0 || into.sectorCount % facts.sectorsPerBlock !== 0) {
     return BrokenRule.alignment;
@@ -124,14 +131,18 @@ function parseDiscard(request: BlkifRequest, facts: DeviceFacts, into: ValidRequ
   return BrokenRule.none;
 }
 
-/** Checks the segments that are in `into`, and where they lie on the device. */
+/** Checks the segments that are in `into`, and where they lie on the device. From then on they count in 512 bytes, as
+ * everything of ours does. */
 export function parseSegments(facts: DeviceFacts, into: ValidRequest): BrokenRule {
+  const unit = facts.segmentUnit;
   let sectors = 0;
   for (let i = 0; i < into.count; i++) {
     const first = into.firstSectors[i]!;
     const last = into.lastSectors[i]!;
-    if (last >= SECTORS_PER_PAGE || last < first) return BrokenRule.segmentSectors;
-    const length = last - first + 1;
+    if ((last + 1) * unit > SECTORS_PER_PAGE || last < first) return BrokenRule.segmentSectors;
+    into.firstSectors[i] = first * unit;
+    into.lastSectors[i] = (last + 1) * unit - 1;
+    const length = (last - first + 1) * unit;
     // Linux looks at each segment, not only at the sum: an odd piece in the middle would split a block.
     if (length % facts.sectorsPerBlock !== 0) return BrokenRule.alignment;
     sectors += length;
