@@ -1,0 +1,37 @@
+/** The published suite on our own backend: writable, read-only, and with little to offer. */
+import { BlockBackend, type BlockBackendOptions } from "../../src/block/index.ts";
+import { openStore } from "../../src/store/registry.ts";
+import { backendSuite, type OpenedBackend, vbdPair } from "../../src/testing/index.ts";
+
+async function opened(options: BlockBackendOptions = {}): Promise<OpenedBackend> {
+  await using undo = new AsyncDisposableStack();
+  const pair = undo.use(await vbdPair({ readOnly: options.readOnly === true }));
+  const { backendDomain, frontendDomain, paths, reactor } = pair;
+  const spec = { driver: "memory", parameters: { size: "2M" }, filters: [] };
+  const store = await openStore(spec, { reactor });
+  undo.use(await BlockBackend.open(backendDomain, paths.backend, store, options));
+  const ends = undo.move();
+  return {
+    frontendDomain,
+    backendDomid: backendDomain.id,
+    paths,
+    resize: (size) => store.resize(size),
+    takeOffline: () => pair.takeOffline(),
+    mappedPages: () => backendDomain.grants.counters.mapped,
+    [Symbol.asyncDispose]: () => ends.disposeAsync(),
+  };
+}
+
+backendSuite("our backend", { open: () => opened() });
+backendSuite("our backend, read-only,", { readOnly: true, open: () => opened({ readOnly: true }) });
+backendSuite("our backend with the least of limits", {
+  open: () =>
+    opened({
+      limits: {
+        maxRingPageOrder: 0,
+        maxIndirectSegments: 0,
+        persistent: false,
+        discard: false,
+      },
+    }),
+});
