@@ -20,5 +20,11 @@ export {
   type FrontendLimits,
   type Negotiated,
 } from "./features.ts";
-export { BlockFrontend, type BlockFrontendOptions } from "./frontend/frontend.ts";
+export type { FrontendFigures } from "./frontend/figures.ts";
+export type { FreezeReason } from "./frontend/freeze.ts";
+export {
+  BlockFrontend,
+  type BlockFrontendOptions,
+  type FrontendDevice,
+} from "./frontend/frontend.ts";
 export type { FrontendCounters } from "./frontend/queue.ts";

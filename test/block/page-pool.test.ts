@@ -2,10 +2,37 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { PagePool } from "../../src/block/frontend/page-pool.ts";
+import type { Clock } from "../../src/util/clock.ts";
 import { FakeGrants, fakeDomain } from "./doubles.ts";
 
+/** Time that passes when a test says so. */
+class ManualClock implements Clock {
+  readonly timers: Set<() => void> = new Set();
+  now(): number {
+    return 0;
+  }
+  after(_milliseconds: number, callback: () => void): Disposable {
+    this.timers.add(callback);
+    return { [Symbol.dispose]: () => void this.timers.delete(callback) };
+  }
+  /** Every timer runs out. */
+  pass(): void {
+    const due = [...this.timers];
+    this.timers.clear();
+    for (const callback of due) callback();
+  }
+}
+const clock = new ManualClock();
+
 function pool(grants: FakeGrants, persistent: boolean, pages = 64): PagePool {
-  const made = PagePool.create(fakeDomain(grants), 0, pages, 12, persistent);
+  const made = PagePool.create({
+    domain: fakeDomain(grants),
+    peer: 0,
+    clock,
+    wanted: pages,
+    minimum: 12,
+    persistent,
+  });
   assert.ok(made !== undefined);
   return made;
 }

@@ -9,6 +9,8 @@ export class Command {
   next: Command | undefined = undefined;
   readonly id: number;
   state: CommandState = CommandState.free;
+  /** When it was sent, among the commands of its ring: what is in flight is sent again in this order. */
+  sequence = 0;
   /** Operation on the ring; for an indirect request the inner one, which the response must carry. */
   operation = 0;
   /** The caller's request that this is a piece of. */
@@ -20,8 +22,9 @@ export class Command {
   /** Lent by the page pool; the first `pageCount` count. */
   readonly pages: Uint32Array;
   pageCount = 0;
-  /** The page that holds the segments of an indirect request, one past the data's; -1 for a direct one. */
-  indirectPage = -1;
+  /** The page that holds the segments of an indirect request, in element 0 as the pool of such pages wants it. */
+  readonly indirectPage: Uint32Array = new Uint32Array(1);
+  indirect = false;
 
   constructor(id: number, maxPages: number) {
     this.id = id;

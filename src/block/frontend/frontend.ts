@@ -1,34 +1,27 @@
 /**
  * A frontend: the life of one vbd on xenbus, and the disk it shows (xen-blkfront.c: blkfront_probe, talk_to_blkback,
- * blkfront_connect; FreeBSD's xbd_attach, xbd_initialize, xbd_connect).
+ * blkfront_connect, blkfront_resume; FreeBSD's xbd_attach, xbd_initialize, xbd_connect, xbd_suspend, xbd_resume).
  *
- * It is a BlockStore: whatever is written against that port works over a ring. Invariants: nothing the backend writes
- * is trusted beyond numbers that are checked here; whatever was granted is taken back before the memory is used again.
+ * It is a BlockStore: whatever is written against that port works over a ring. Invariants: what the backend says is
+ * followed one state at a time; whatever was granted is taken back before the memory is used again; a request that was
+ * submitted is completed once, over however many connections.
  */
-import type { MemoryRegion } from "../../io/memory.ts";
-import { FrontRing } from "../../ring/front-ring.ts";
-import type {
-  BlockRequest,
-  BlockStore,
-  BlockStoreInfo,
-  Extent,
-  NativeFeature,
-  StoreListener,
-} from "../../store/block-store.ts";
-import { Operation } from "../../store/block-store.ts";
-import { Errno, StoreError } from "../../store/errors.ts";
-import type { Clock } from "../../util/clock.ts";
-import { blkifLayout, VDISK_READONLY } from "../../wire/blkif.ts";
 import {
-  type Domain,
-  type EventChannel,
-  type OwnPages,
-  PAGE_SIZE,
-  XenError,
-} from "../../xen/domain.ts";
+  type BlockRequest,
+  type BlockStore,
+  type BlockStoreInfo,
+  type Extent,
+  Operation,
+  type StoreListener,
+} from "../../store/block-store.ts";
+import { Errno, StoreError } from "../../store/errors.ts";
+import { StoreListeners } from "../../store/listeners.ts";
+import type { Clock } from "../../util/clock.ts";
+import { type Domain, XenError } from "../../xen/domain.ts";
+import { vdevName } from "../../xen/vbd.ts";
 import {
   findOtherend,
-  readFlag,
+  parseState,
   readNumber,
   stateName,
   XenbusDevice,
@@ -37,19 +30,23 @@ import {
 import {
   clamp,
   defaultFrontendLimits,
+  dialects,
   type FrontendLimits,
   MAX_INDIRECT_SEGMENTS,
+  MAX_QUEUES,
   MAX_RING_PAGE_ORDER,
   type Negotiated,
-  segmentsFor,
 } from "../features.ts";
-import { PagePool } from "./page-pool.ts";
-import { type FrontendCounters, FrontendQueue, type QueueFeatures } from "./queue.ts";
+import { ORDERED } from "./completion.ts";
+import { Connection, MAX_REQUEST_BYTES, protocolKey } from "./connection.ts";
+import { Dispatcher } from "./dispatcher.ts";
+import { pollWrite } from "./dump.ts";
+import { type FrontendFigures, figuresOf } from "./figures.ts";
+import { freezeCounts } from "./freeze.ts";
+import { type Device, readDevice, readRingLimits, readSize, readVdev } from "./negotiation.ts";
+import type { FrontendCounters, QueueOwner } from "./queue.ts";
+import { RingOffer, type RingPages } from "./rings.ts";
 
-/** Bytes of a sector in every field of the protocol. */
-const SECTOR_SIZE = 512;
-/** The longest request taken; it is cut into as many as the ring needs. NBD's customary maximum. */
-const MAX_REQUEST_BYTES = 32 << 20;
 /** A backend that does not answer Closing is left behind after this: it may be dead. */
 const CLOSE_TIMEOUT_MILLISECONDS = 5000;
 
@@ -58,38 +55,54 @@ export interface BlockFrontendOptions {
   readonly clock: Clock;
   /** Gives up connecting. */
   readonly signal?: AbortSignal;
+  /** A backend that goes away while its `online` key is not 0 is waited for, and requests with it; otherwise they fail. */
+  readonly reconnect?: boolean;
+  /** A backend that wants to close is let go at once, whoever holds the disk (today's Linux); otherwise when nobody does
+   * any more (Linux 2.6.23). */
+  readonly forceClose?: boolean;
 }
 
-interface Connection {
-  readonly ring: OwnPages;
-  readonly pool: PagePool;
-  readonly queue: FrontendQueue;
-  readonly features: QueueFeatures;
-  readonly negotiated: Negotiated;
-}
-
-/** What we agreed to before the backend showed the device. */
-interface Offer {
-  readonly ring: OwnPages;
-  readonly frontRing: FrontRing;
-  readonly channel: EventChannel;
-  readonly maxSegments: number;
+/** What the device is, for whoever names or shows it. */
+export interface FrontendDevice {
+  readonly vdev: number;
+  /** xvda */
+  readonly name: string;
+  readonly readOnly: boolean;
+  readonly cdrom: boolean;
+  readonly removable: boolean;
 }
 
 export class BlockFrontend implements BlockStore {
   readonly #domain: Domain;
-  readonly #device: XenbusDevice;
   readonly #limits: FrontendLimits;
-  readonly #clock: Clock;
+  readonly #options: BlockFrontendOptions;
   readonly #vdev: number;
-  readonly #connected = Promise.withResolvers<void>();
-  readonly #otherendClosed = Promise.withResolvers<void>();
-  readonly #listeners = new Set<StoreListener>();
-  #offer: Offer | undefined = undefined;
+  readonly #trusted: boolean;
+  readonly #dispatcher: Dispatcher;
+  readonly #owner: QueueOwner;
+  readonly #listeners = new StoreListeners();
+  readonly counters: FrontendCounters = {
+    requests: 0,
+    responses: 0,
+    freezes: freezeCounts(),
+    copiedBytes: 0,
+    errors: 0,
+  };
+  #device: XenbusDevice;
+  #connected = Promise.withResolvers<void>();
+  #otherendClosed = Promise.withResolvers<void>();
+  #offer: RingOffer | undefined = undefined;
   #connection: Connection | undefined = undefined;
+  /** What the last backend may still map. */
+  #former = new DisposableStack();
+  /** The backend may be connected to rings that we no longer have: it is to close first. */
+  #stale: boolean;
+  /** From resume() until there is a connection again. */
+  #resuming = false;
   #info: BlockStoreInfo | undefined = undefined;
   #otherendState: XenbusState = XenbusState.unknown;
   #error: Error | undefined = undefined;
+  #users = 0;
   #disposal: Promise<void> | undefined = undefined;
 
   /** Connects to the backend that the directory names; resolves with a disk. Rejects with what the backend said. */
@@ -100,15 +113,22 @@ export class BlockFrontend implements BlockStore {
   ): Promise<BlockFrontend> {
     options.signal?.throwIfAborted();
     const end = await findOtherend(domain, path, "frontend");
-    const vdev = (await readNumber(domain.store, `${path}/virtual-device`)) ?? 0;
-    const frontend = new BlockFrontend(new XenbusDevice(domain, end), vdev, options);
+    const device = new XenbusDevice(domain, end);
+    let vdev: number;
+    try {
+      vdev = await readVdev(domain.store, path);
+    } catch (error) {
+      await device.fatal(error);
+      throw error;
+    }
+    const trusted = (await readNumber(domain.store, `${path}/trusted`)) !== 0;
+    const before = parseState(await domain.store.read(`${path}/state`));
+    const frontend = new BlockFrontend(device, vdev, trusted, before, options);
     const abort = () => frontend.#connected.reject(options.signal?.reason);
     options.signal?.addEventListener("abort", abort, { once: true });
     try {
-      await frontend.#device.follow(
-        (state) => frontend.#otherend(state),
-        (error) => frontend.#fatal(error),
-      );
+      if (before !== XenbusState.initialising) await device.switchState(XenbusState.initialising);
+      await frontend.#follow();
       await frontend.#connected.promise;
       return frontend;
     } catch (error) {
@@ -119,17 +139,34 @@ export class BlockFrontend implements BlockStore {
     }
   }
 
-  private constructor(device: XenbusDevice, vdev: number, options: BlockFrontendOptions) {
+  private constructor(
+    device: XenbusDevice,
+    vdev: number,
+    trusted: boolean,
+    before: XenbusState,
+    options: BlockFrontendOptions,
+  ) {
     this.#domain = device.domain;
     this.#device = device;
     this.#vdev = vdev;
-    this.#clock = options.clock;
+    this.#options = options;
     const limits = { ...defaultFrontendLimits, ...options.limits };
+    this.#trusted = trusted && limits.trusted;
     this.#limits = {
       ...limits,
+      maxQueues: clamp(limits.maxQueues, 1, MAX_QUEUES),
       maxRingPageOrder: clamp(limits.maxRingPageOrder, 0, MAX_RING_PAGE_ORDER),
       maxIndirectSegments: clamp(limits.maxIndirectSegments, 0, MAX_INDIRECT_SEGMENTS),
       maxPoolPages: clamp(limits.maxPoolPages, 32, 1 << 18),
+    };
+    // A kernel before ours (kexec, or a boot loader that did not close) left its state there.
+    this.#stale = before >= XenbusState.initialised && before <= XenbusState.closing;
+    this.#dispatcher = new Dispatcher(this.#domain.reactor, this.counters.freezes);
+    this.#owner = {
+      broken: (reason) => this.#broken(reason),
+      quiet: () => this.#dispatcher.quiet(),
+      withdrawn: () => this.#withdrawn(),
+      unordered: (request) => this.#dispatcher.unordered(request),
     };
     this.#connected.promise.catch(() => {});
   }
@@ -143,44 +180,59 @@ export class BlockFrontend implements BlockStore {
     return this.#info;
   }
 
+  get #live(): Connection {
+    if (this.#connection === undefined) throw new XenError("ENXIO", "the vbd is not connected");
+    return this.#connection;
+  }
+
   get negotiated(): Negotiated {
-    if (this.#connection === undefined) throw new XenError("ENXIO", "the vbd is not connected");
-    return this.#connection.negotiated;
+    return this.#live.negotiated;
   }
 
-  get counters(): FrontendCounters {
-    if (this.#connection === undefined) throw new XenError("ENXIO", "the vbd is not connected");
-    return this.#connection.queue.counters;
+  /** What was negotiated, under the names that FreeBSD's sysctls and Linux's module parameters have. */
+  get figures(): FrontendFigures {
+    return figuresOf(this.#live.negotiated, this.#limits, this.#trusted);
   }
 
-  /** The ring's pages, for whoever wants to look at them (or to break them, in a test). */
-  get ring(): {
-    readonly region: MemoryRegion;
-    readonly start: number;
-    readonly bytes: Uint8Array;
-  } {
-    const ring = this.#connection?.ring;
-    if (ring === undefined) throw new XenError("ENXIO", "the vbd is not connected");
-    return { region: ring.region, start: ring.start, bytes: bytesOf(ring) };
+  get device(): FrontendDevice {
+    const { readOnly, cdrom, removable } = this.#live.device;
+    return { vdev: this.#vdev, name: vdevName(this.#vdev), readOnly, cdrom, removable };
+  }
+
+  /** The pages of each ring. */
+  get rings(): readonly RingPages[] {
+    return this.#live.offer.rings;
+  }
+
+  get ring(): RingPages {
+    return this.rings[0]!;
   }
 
   submit(request: BlockRequest): void {
-    const connection = this.#connection;
-    request.status = connection === undefined ? Errno.EIO : this.#check(request);
-    if (connection === undefined || request.status !== 0) this.#refuse(request);
-    else connection.queue.submit(request);
+    const errno = this.#check(request);
+    if (errno !== 0) this.#dispatcher.refuse(request, errno);
+    else this.#dispatcher.submit(request);
+  }
+
+  /** As `submit`, for a write that happens after all that were submitted before it and before all that are submitted
+   * later (FreeBSD's BIO_ORDERED): as a barrier where there is one, else alone on the rings. */
+  submitOrdered(request: BlockRequest): void {
+    request.flags |= ORDERED;
+    this.submit(request);
   }
 
   /** The rules that the backend would enforce, so that they fail here and by their names. */
   #check(request: BlockRequest): number {
     if (request.operation === Operation.flush) return 0;
-    const info = this.info;
+    const info = this.#info;
+    if (info === undefined) return Errno.EIO;
     const { offset, length } = request;
+    const sector = info.block.minimum;
     if (
       offset < 0 ||
       length < 0 ||
-      offset % SECTOR_SIZE !== 0 ||
-      length % SECTOR_SIZE !== 0 ||
+      offset % sector !== 0 ||
+      length % sector !== 0 ||
       length > MAX_REQUEST_BYTES * (request.segments === undefined ? Number.MAX_SAFE_INTEGER : 1)
     ) {
       return Errno.EINVAL;
@@ -192,14 +244,20 @@ export class BlockFrontend implements BlockStore {
     return info.readOnly && !reads ? Errno.EROFS : 0;
   }
 
-  readonly #refused: BlockRequest[] = [];
-  readonly #refuser = {
-    kick: (): void => {
-      for (const request of this.#refused.splice(0)) request.owner.completed(request);
-    },
-  };
-  #refuse(request: BlockRequest): void {
-    if (this.#refused.push(request) === 1) this.#domain.reactor.dirty(this.#refuser);
+  /** Writes without events, promises or the event loop: for the last words of a process that is going down (xbd_dump). What
+   * is in flight is awaited first. The backend is to be on another thread, or to finish within its kicks. Throws
+   * XenError("EIO" | "EBUSY"), with EBUSY after `timeoutMilliseconds`. */
+  dumpWrite(offset: number, bytes: Uint8Array, timeoutMilliseconds: number = 30_000): void {
+    const { queues } = this.#live;
+    const deadline = this.#options.clock.now() + timeoutMilliseconds;
+    pollWrite({
+      queues,
+      reactor: this.#domain.reactor,
+      late: () => this.#options.clock.now() > deadline,
+      check: (request) => this.#check(request),
+      offset,
+      bytes,
+    });
   }
 
   /** The protocol says nothing of allocation: one extent of data. */
@@ -216,43 +274,174 @@ export class BlockFrontend implements BlockStore {
   }
 
   subscribe(listener: StoreListener): Disposable {
-    this.#listeners.add(listener);
-    return { [Symbol.dispose]: () => void this.#listeners.delete(listener) };
+    return this.#listeners.subscribe(listener);
   }
 
   /** What is on the ring cannot be called back: it is awaited. */
   async cancel(): Promise<void> {
-    await this.#connection?.queue.cancel();
+    await this.#dispatcher.cancel();
+  }
+
+  /** Says that somebody uses the disk: until everybody has said that they do no more, a backend that wants to close has to
+   * wait. */
+  hold(): Disposable {
+    this.#users++;
+    let held = true;
+    return {
+      [Symbol.dispose]: () => {
+        if (!held) return;
+        held = false;
+        if (--this.#users === 0 && this.#otherendState === XenbusState.closing) this.#device.poke();
+      },
+    };
+  }
+
+  /** Before the domain is suspended: sends nothing more. What is in flight need not be answered (Linux); with a time, it is
+   * waited for, and XenError("EBUSY") calls the suspension off (FreeBSD, 30 seconds). */
+  async suspend(waitMilliseconds: number = 0): Promise<void> {
+    this.#dispatcher.suspend();
+    if (
+      waitMilliseconds === 0 ||
+      (await this.#within(this.#dispatcher.drained(), waitMilliseconds))
+    ) {
+      return;
+    }
+    this.#dispatcher.resume();
+    throw new XenError("EBUSY", `${this.path}: requests are not answered; not suspended`);
+  }
+
+  /** After the domain was resumed, or a backend moved: event channels and grants are made anew with the backend that the
+   * directory names now, and what was in flight is sent again. Resolves when it is connected. A cancelled suspension
+   * goes on with what there is. */
+  async resume(options: { readonly cancelled?: boolean } = {}): Promise<void> {
+    if (options.cancelled === true) {
+      this.#dispatcher.resume();
+      this.#device.poke();
+      return;
+    }
+    if (this.#error !== undefined) throw this.#error;
+    const { path, otherendPath } = this.#device;
+    await this.#device[Symbol.asyncDispose]();
+    this.#resuming = true;
+    this.#drop();
+    this.#connected = Promise.withResolvers();
+    // Whoever waits for it is told below.
+    this.#connected.promise.catch(() => {});
+    try {
+      const end = await findOtherend(this.#domain, path, "frontend");
+      this.#device = new XenbusDevice(this.#domain, end);
+      this.#stale = end.otherendPath === otherendPath;
+      await this.#device.switchState(XenbusState.initialising);
+      this.#dispatcher.resume();
+      await this.#follow();
+    } catch (error) {
+      this.#fatal(error);
+    }
+    await this.#connected.promise;
+  }
+
+  #follow(): Promise<void> {
+    return this.#device.follow(
+      (state) => this.#otherend(state),
+      (error) => this.#fatal(error),
+    );
   }
 
   #announce(error: Error): void {
     if (this.#error !== undefined) return;
     this.#error = error;
-    for (const listener of this.#listeners) listener.failed?.(error);
+    this.#listeners.failed(error);
   }
 
   /** blkback_changed of xen-blkfront.c. */
   async #otherend(state: XenbusState): Promise<void> {
     this.#otherendState = state;
+    if (this.#error !== undefined) {
+      if (state >= XenbusState.closing || state === XenbusState.unknown) await this.#gone(state);
+      return;
+    }
+    // FreeBSD's XBD_STATE_SUSPENDED: resume() looks afresh.
+    if (this.#dispatcher.suspended && this.#disposal === undefined) return;
     switch (state) {
+      case XenbusState.initialising:
+        if (this.#connection !== undefined) await this.#lost(state);
+        return;
       case XenbusState.initWait:
+        if (this.#connection !== undefined) await this.#lost(state);
+        if (this.#error === undefined && this.#offer === undefined) await this.#initialise();
+        return;
       case XenbusState.initialised:
         if (this.#offer === undefined) await this.#initialise();
         return;
       case XenbusState.connected:
-        if (this.#offer === undefined) await this.#initialise();
+        if (this.#stale) await this.#device.switchState(XenbusState.closed);
+        else if (this.#offer === undefined) await this.#initialise();
         else if (this.#connection === undefined) await this.#connect();
         else await this.#resized();
         return;
       case XenbusState.closing:
+        await this.#closing();
+        return;
       case XenbusState.closed:
       case XenbusState.unknown:
-        await this.#gone(state);
+        await this.#lost(state);
     }
   }
 
+  /** Whether a backend that goes away is expected to come again. */
+  async #mayReturn(): Promise<boolean> {
+    if (this.#disposal !== undefined) return false;
+    const wanted = this.#info !== undefined && this.#options.reconnect === true;
+    if (!wanted && !this.#stale && !this.#resuming) return false;
+    const online = await readNumber(
+      this.#domain.store,
+      `${this.#device.otherendPath}/online`,
+    ).catch(() => undefined);
+    return online !== 0;
+  }
+
+  /** The backend wants to close. */
+  async #closing(): Promise<void> {
+    if (await this.#mayReturn()) {
+      this.#drop();
+      await this.#device.switchState(XenbusState.closed);
+      return;
+    }
+    if (this.#users > 0 && this.#options.forceClose !== true && this.#connection !== undefined) {
+      const text = `EBUSY ${this.path}: Device in use; refusing to close`;
+      await this.#domain.store.write(`${this.path}/error`, text);
+      return;
+    }
+    await this.#gone(XenbusState.closing);
+  }
+
+  /** The backend let go of our rings, or was begun anew. */
+  async #lost(state: XenbusState): Promise<void> {
+    if (!(await this.#mayReturn())) {
+      await this.#gone(state);
+      return;
+    }
+    this.#drop();
+    // A backend that closed waits for it.
+    if (this.#device.state !== XenbusState.initialising || state === XenbusState.closed) {
+      await this.#device.switchState(XenbusState.initialising);
+    }
+  }
+
+  /** What was on the rings waits for the next ones. The pages are taken back when the backend has let go of them, which
+   * it has when it wants our rings again. */
+  #drop(): void {
+    this.#dispatcher.detach();
+    if (this.#connection !== undefined) this.#former.use(this.#connection);
+    else if (this.#offer !== undefined) this.#former.use(this.#offer);
+    this.#connection = undefined;
+    this.#offer = undefined;
+  }
+
   async #gone(state: XenbusState): Promise<void> {
-    if (this.#offer === undefined && state !== XenbusState.closing) return;
+    if (this.#offer === undefined && this.#info === undefined && state !== XenbusState.closing) {
+      return;
+    }
     const said = await this.#domain.store
       .read(`${this.#device.otherendPath}/error`)
       .catch(() => undefined);
@@ -262,157 +451,84 @@ export class BlockFrontend implements BlockStore {
     if (state !== XenbusState.closing) this.#otherendClosed.resolve();
     if (this.#disposal !== undefined) return;
     this.#announce(error);
-    this.#connection?.queue.fail(Errno.EIO);
-    if (this.#device.state !== XenbusState.closing) {
+    this.#dispatcher.fail(Errno.EIO);
+    const ours = this.#device.state;
+    if (ours !== XenbusState.closing && ours !== XenbusState.closed) {
       await this.#device.switchState(XenbusState.closing);
     }
     if (state === XenbusState.closing) await this.#device.switchState(XenbusState.closed);
   }
 
-  /** talk_to_blkback: the ring's pages, the port, and what we want; then Initialised. */
+  /** talk_to_blkback: the rings' pages, their ports, and what we want; then Initialised. */
   async #initialise(): Promise<void> {
-    const store = this.#domain.store;
-    const back = this.#device.otherendPath;
-    const peer = this.#device.otherendId;
-    const maxOrder = (await readNumber(store, `${back}/max-ring-page-order`, 64)) ?? 0;
-    const order = Math.min(maxOrder, this.#limits.maxRingPageOrder);
-    const allowed = (await readNumber(store, `${back}/feature-max-indirect-segments`)) ?? 0;
-    const ring = this.#domain.grants.allocate(1 << order);
-    if (ring === undefined) throw new XenError("ENOMEM", "no memory left for a ring");
-    for (let page = 0; page < ring.count; page++) {
-      if (!ring.grant(page, peer, false)) {
-        ring[Symbol.dispose]();
-        throw new XenError("ENOSPC", "no grant entries left for a ring");
-      }
-    }
-    const channel = this.#domain.events.allocateUnbound(peer);
-    this.#offer = {
-      ring,
-      // A ring is initialised before the backend can see it.
-      frontRing: new FrontRing(bytesOf(ring), blkifLayout(this.#limits.protocol)),
-      channel,
-      maxSegments: segmentsFor(Math.min(allowed, this.#limits.maxIndirectSegments)),
-    };
+    if (this.#disposal !== undefined) return;
+    const { store } = this.#domain;
+    const { path, otherendPath, otherendId } = this.#device;
+    this.#former.dispose();
+    this.#former = new DisposableStack();
+    this.#stale = false;
+    this.#otherendClosed = Promise.withResolvers();
+    const { protocol, persistent, dialect } = this.#limits;
+    const limits = await readRingLimits(store, otherendPath, this.#limits);
+    const offer = RingOffer.allocate(this.#domain, otherendId, limits, protocol);
+    this.#offer = offer;
     await store.transaction(async (operations) => {
-      const write = (key: string, value: string | number) =>
-        operations.write(`${this.#device.path}/${key}`, String(value));
-      if (order === 0) await write("ring-ref", ring.references[0]!);
-      else {
-        await write("ring-page-order", order);
-        for (let page = 0; page < ring.count; page++) {
-          await write(`ring-ref${page}`, ring.references[page]!);
-        }
+      await offer.write(operations, path);
+      await operations.write(`${path}/protocol`, protocolKey(protocol));
+      await operations.write(`${path}/feature-persistent`, persistent ? "1" : "0");
+      if (dialects[dialect].segments === "sector-size") {
+        await operations.write(`${path}/feature-large-sector-size`, "1");
       }
-      await write("event-channel", channel.port);
-      await write("protocol", protocolKey(this.#limits.protocol));
-      await write("feature-persistent", this.#limits.persistent ? 1 : 0);
       await this.#device.switchState(XenbusState.initialised, operations);
     });
     if (this.#otherendState === XenbusState.connected) this.#device.poke();
   }
 
-  /** blkfront_connect: what the backend shows with Connected. Each key is read on its own. */
+  /** blkfront_connect: what the backend shows with Connected. */
   async #connect(): Promise<void> {
-    const store = this.#domain.store;
-    const back = this.#device.otherendPath;
-    const offer = this.#offer!;
-    const number = (key: string) => readNumber(store, `${back}/${key}`, Number.MAX_SAFE_INTEGER);
-    const flag = (key: string) => readFlag(store, `${back}/${key}`);
-    const sectors = await number("sectors");
-    const sectorSize = await number("sector-size");
-    if (!sectors || !sectorSize || sectorSize % SECTOR_SIZE !== 0) {
-      throw new XenError(
-        "EINVAL",
-        `${back} shows sectors=${sectors ?? "none"} sector-size=${sectorSize ?? "none"}`,
-      );
-    }
-    const readOnly = (((await number("info")) ?? 0) & VDISK_READONLY) !== 0;
-    const features: QueueFeatures = {
-      maxSegments: offer.maxSegments,
-      flush: await flag("feature-flush-cache"),
-      barrier: await flag("feature-barrier"),
-      discard: !readOnly && (await flag("feature-discard")),
-      discardZeroes: await flag("discard-zeroes"),
-    };
-    const persistent = this.#limits.persistent && (await flag("feature-persistent"));
-    const pool = PagePool.create(
-      this.#domain,
-      this.#device.otherendId,
-      this.#limits.maxPoolPages,
-      offer.maxSegments + 1,
-      persistent,
-    );
-    if (pool === undefined)
-      throw new XenError("ENOMEM", "no memory left for the pages of requests");
-    const queue = new FrontendQueue({
+    if (this.#disposal !== undefined) return;
+    const { otherendPath, otherendId } = this.#device;
+    const device: Device = await readDevice(this.#domain.store, otherendPath, this.#limits.dialect);
+    const connection = new Connection({
       domain: this.#domain,
-      ring: offer.frontRing,
-      channel: offer.channel,
-      pool,
-      features,
+      clock: this.#options.clock,
+      peer: otherendId,
+      offer: this.#offer!,
+      device,
+      limits: this.#limits,
+      trusted: this.#trusted,
       vdev: this.#vdev,
-      onbroken: (reason) => this.#broken(reason),
+      counters: this.counters,
+      owner: this.#owner,
     });
-    const physical = await number("physical-sector-size");
-    const negotiated: Negotiated = {
-      protocol: protocolKey(this.#limits.protocol),
-      ringPages: offer.ring.count,
-      ringSlots: queue.slots,
-      queues: 1,
-      maxSegments: offer.maxSegments,
-      indirect: offer.maxSegments > segmentsFor(0),
-      persistent,
-      flush: features.flush,
-      barrier: features.barrier,
-      discard: features.discard,
-      sectorSize,
-      physicalSectorSize: physical !== undefined && physical > sectorSize ? physical : sectorSize,
-      readOnly,
-      sectors,
-    };
-    this.#connection = { ring: offer.ring, pool, queue, features, negotiated };
-    this.#info = this.#infoFor(negotiated, features, {
-      granularity: (await number("discard-granularity")) ?? sectorSize,
-      alignment: (await number("discard-alignment")) ?? 0,
-      secure: await flag("discard-secure"),
-    });
+    this.#connection = connection;
+    this.#resuming = false;
+    const before = this.#info;
+    this.#info = connection.info;
     await this.#device.switchState(XenbusState.connected);
+    this.#dispatcher.attach(connection.queues, connection.features);
+    if (before !== undefined && before.size !== this.#info.size)
+      this.#listeners.resized(this.#info);
     this.#connected.resolve();
-  }
-
-  #infoFor(
-    negotiated: Negotiated,
-    features: QueueFeatures,
-    discard: { granularity: number; alignment: number; secure: boolean },
-  ): BlockStoreInfo {
-    const native = new Set<NativeFeature>(["flush"]);
-    return {
-      size: negotiated.sectors * SECTOR_SIZE,
-      readOnly: negotiated.readOnly,
-      block: {
-        minimum: negotiated.sectorSize,
-        preferred: Math.max(negotiated.physicalSectorSize, PAGE_SIZE),
-        maximum: MAX_REQUEST_BYTES,
-      },
-      discard: features.discard ? { ...discard, zeroes: features.discardZeroes } : undefined,
-      native,
-      shareable: false,
-      depth: negotiated.ringSlots,
-      engine: "blkfront",
-    };
   }
 
   /** The backend wrote Connected again: another size. */
   async #resized(): Promise<void> {
-    const sectors = await readNumber(
-      this.#domain.store,
-      `${this.#device.otherendPath}/sectors`,
-      Number.MAX_SAFE_INTEGER / SECTOR_SIZE,
-    );
     const info = this.#info!;
-    if (!sectors || sectors * SECTOR_SIZE === info.size) return;
-    this.#info = { ...info, size: sectors * SECTOR_SIZE };
-    for (const listener of this.#listeners) listener.resized?.(this.#info);
+    const { dialect } = this.#limits;
+    const { otherendPath } = this.#device;
+    const size = await readSize(this.#domain.store, otherendPath, info.block.minimum, dialect);
+    if (size === undefined || size === info.size) return;
+    this.#info = { ...info, size };
+    this.#listeners.resized(this.#info);
+  }
+
+  /** The backend took back an operation that it had offered. */
+  #withdrawn(): void {
+    const info = this.#info!;
+    if (info.discard === undefined || this.#connection?.features.discard !== false) return;
+    this.#info = { ...info, discard: undefined };
+    this.#listeners.resized(this.#info);
   }
 
   /** Our own end failed: there is no disk, or no longer one. */
@@ -420,11 +536,15 @@ export class BlockFrontend implements BlockStore {
     const error = reason instanceof Error ? reason : new XenError("EIO", String(reason));
     this.#connected.reject(error);
     this.#announce(error);
-    this.#connection?.queue.fail(Errno.EIO);
+    this.#dispatcher.fail(Errno.EIO);
   }
 
   #broken(reason: string): void {
-    const error = new XenError("EPROTO", `${this.#device.path}: ${reason}; the disk is disabled`);
+    const error = new XenError(
+      "EPROTO",
+      `${this.path}: the backend sent ${reason}; the disk is disabled`,
+    );
+    this.#dispatcher.fail(Errno.EIO);
     this.#announce(error);
     void this.#device.fatal(error).catch(() => {});
   }
@@ -435,44 +555,29 @@ export class BlockFrontend implements BlockStore {
     return this.#disposal;
   }
 
-  /** Lets what is in flight end; a backend that answers nothing any more is given up. */
-  async #finish(queue: FrontendQueue): Promise<void> {
-    if (!(await this.#within(queue.idle()))) queue.fail(Errno.EIO);
-    await queue.idle();
-  }
-
-  /** Whether a promise was fulfilled before a live backend would have seen to it. */
-  async #within(promise: Promise<void>): Promise<boolean> {
+  /** Whether a promise was fulfilled in time. */
+  async #within(promise: Promise<void>, milliseconds: number): Promise<boolean> {
     const late = Promise.withResolvers<boolean>();
-    using _timer = this.#clock.after(CLOSE_TIMEOUT_MILLISECONDS, () => late.resolve(false));
+    using _timer = this.#options.clock.after(milliseconds, () => late.resolve(false));
     return await Promise.race([promise.then(() => true), late.promise]);
   }
 
   async #dispose(): Promise<void> {
-    const connection = this.#connection;
-    if (connection !== undefined) await this.#finish(connection.queue);
-    if (this.#offer !== undefined && this.#device.state !== XenbusState.closed) {
+    // Nobody answers what waits for a backend; one that answers nothing any more is given up.
+    const answers = this.#connection !== undefined && !this.#dispatcher.suspended;
+    if (answers) await this.#within(this.#dispatcher.idle(), CLOSE_TIMEOUT_MILLISECONDS);
+    this.#dispatcher.fail(Errno.EIO);
+    const known = this.#offer !== undefined || this.#info !== undefined;
+    if (known && this.#device.state !== XenbusState.closed) {
       await this.#device.switchState(XenbusState.closing).catch(() => {});
       // The backend unmaps when it sees Closed, so that our pages are ours again.
       await this.#device.switchState(XenbusState.closed).catch(() => {});
-      await this.#within(this.#otherendClosed.promise);
+      if (this.#offer !== undefined) {
+        await this.#within(this.#otherendClosed.promise, CLOSE_TIMEOUT_MILLISECONDS);
+      }
     }
     await this.#device[Symbol.asyncDispose]();
-    this.#connection = undefined;
-    connection?.queue[Symbol.dispose]();
-    connection?.pool[Symbol.dispose]();
-    if (connection === undefined) this.#offer?.channel[Symbol.dispose]();
-    this.#offer?.ring[Symbol.dispose]();
-    this.#listeners.clear();
+    this.#drop();
+    this.#former.dispose();
   }
-}
-
-/** The text of the protocol key: native is what this machine's own headers mean. */
-function protocolKey(protocol: FrontendLimits["protocol"]): string {
-  if (protocol !== "native") return protocol;
-  return process.arch === "arm64" || process.arch === "arm" ? "arm-abi" : "x86_64-abi";
-}
-
-function bytesOf(pages: OwnPages): Uint8Array {
-  return pages.region.bytes.subarray(pages.start, pages.start + pages.count * PAGE_SIZE);
 }

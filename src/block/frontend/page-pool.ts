@@ -1,54 +1,73 @@
 /**
- * The pages of a frontend's requests in flight: a part of our memory, lent to commands in runs and granted to the
+ * The pages of a ring's requests in flight: a part of our memory, lent to commands in runs and granted to the
  * backend page by page (xen-blkfront.c: get_grant, gnttab_grant_foreign_access; struct grant).
  *
- * With persistent grants a page stays granted once it was; else it is granted for one request and the access ended
- * before the page is used again. Invariant: a page that the backend still maps when we want it back is quarantined,
- * never lent again (XSA-396).
+ * With persistent grants a page stays granted once it was, until it has not been used for a while; else it is granted
+ * for one request and the access ended before the page is used again. Invariant: a page that the backend still maps
+ * when we want it back is quarantined, never lent again (XSA-396).
  */
 import type { MemoryRegion } from "../../io/memory.ts";
 import { invariant } from "../../util/assert.ts";
+import type { Clock } from "../../util/clock.ts";
 import { type Domain, type OwnPages, PAGE_SIZE } from "../../xen/domain.ts";
 
 /** Runs are powers of two up to 2^this pages: the largest request of common limits in one piece. */
 const MAX_RUN_ORDER = 5;
+/** How often grants that nobody used are ended, where the backend has let go of them: Linux's blkfront_delay_work. */
+const PURGE_MILLISECONDS = 10_000;
+
+export interface PagePoolOptions {
+  readonly domain: Domain;
+  readonly peer: number;
+  readonly clock: Clock;
+  /** Pages; fewer where the domain has no more, but not fewer than `minimum`. */
+  readonly wanted: number;
+  readonly minimum: number;
+  /** The backend keeps pages mapped: for reading and writing, whatever a request does with them. */
+  readonly persistent: boolean;
+  /** Pages stay granted between requests, also where the backend unmaps them; as `persistent` if absent. */
+  readonly keep?: boolean;
+}
 
 export class PagePool implements Disposable {
   readonly region: MemoryRegion;
   readonly #pages: OwnPages;
   readonly #peer: number;
+  readonly #clock: Clock;
   readonly #persistent: boolean;
+  readonly #keep: boolean;
   /** Free runs by order, as stacks of first pages: the last one used is the first used again. */
   readonly #free: Int32Array[] = [];
   readonly #freeCount: Int32Array;
   /** Order of the run that begins at a page, for giving it back. */
   readonly #orders: Uint8Array;
   readonly #isFree: Uint8Array;
+  /** Pages that were used since the last purge. */
+  readonly #used: Uint8Array;
   #available: number;
   #quarantined = 0;
+  #purge: Disposable | undefined = undefined;
 
   /** undefined when the domain has no room for even `minimum` pages. */
-  static create(
-    domain: Domain,
-    peer: number,
-    wanted: number,
-    minimum: number,
-    persistent: boolean,
-  ): PagePool | undefined {
+  static create(options: PagePoolOptions): PagePool | undefined {
     const unit = 1 << MAX_RUN_ORDER;
-    for (let count = Math.ceil(wanted / unit) * unit; count >= minimum; count -= unit) {
+    const { wanted, minimum, domain } = options;
+    for (let count = Math.ceil(wanted / unit) * unit; count > 0 && count >= minimum; ) {
       const pages = domain.grants.allocate(count);
-      if (pages !== undefined) {
-        return new PagePool(pages, peer, persistent || !domain.grants.grantsPages);
-      }
+      if (pages !== undefined) return new PagePool(pages, options);
+      count -= unit;
     }
     return undefined;
   }
 
-  private constructor(pages: OwnPages, peer: number, persistent: boolean) {
+  private constructor(pages: OwnPages, options: PagePoolOptions) {
+    const alwaysGranted = !options.domain.grants.grantsPages;
     this.#pages = pages;
-    this.#peer = peer;
-    this.#persistent = persistent;
+    this.#peer = options.peer;
+    this.#clock = options.clock;
+    this.#persistent = options.persistent || alwaysGranted;
+    this.#keep = (options.keep ?? options.persistent) || alwaysGranted;
+    this.#used = new Uint8Array(pages.count);
     this.region = pages.region;
     this.#orders = new Uint8Array(pages.count);
     this.#isFree = new Uint8Array(pages.count);
@@ -177,7 +196,7 @@ export class PagePool implements Disposable {
 
   /** True when none of the pages is granted any more, or all may stay so. */
   #endAccess(first: number, count: number): boolean {
-    if (this.#persistent) return true;
+    if (this.#keep) return true;
     let ended = true;
     for (let page = first; page < first + count; page++) {
       if (this.#pages.references[page] !== 0) ended = this.#pages.endAccess(page) && ended;
@@ -187,14 +206,41 @@ export class PagePool implements Disposable {
 
   /** Grant reference of a lent page, granted now if it is not; 0 when no grant entry is free. */
   reference(page: number, readOnly: boolean): number {
+    this.#used[page] = 1;
     const reference = this.#pages.references[page]!;
     if (reference !== 0) return reference;
-    const granted = this.#pages.grant(page, this.#peer, readOnly && !this.#persistent);
-    return granted ? this.#pages.references[page]! : 0;
+    if (!this.#pages.grant(page, this.#peer, readOnly && !this.#persistent)) return 0;
+    if (this.#keep && this.#purge === undefined) this.#armPurge();
+    return this.#pages.references[page]!;
+  }
+
+  #armPurge(): void {
+    this.#purge = this.#clock.after(PURGE_MILLISECONDS, () => {
+      this.#purge = undefined;
+      if (this.purge() > 0) this.#armPurge();
+    });
+  }
+
+  /** Ends the access to pages that nobody has used since the last purge and the backend does not map. Says how many
+   * stay granted. */
+  purge(): number {
+    let granted = 0;
+    for (let page = 0; page < this.count; ) {
+      const count = 1 << this.#orders[page]!;
+      const free = this.#isFree[page] === 1;
+      for (const end = page + count; page < end; page++) {
+        if (this.#pages.references[page] === 0) continue;
+        const idle = free && this.#used[page] === 0;
+        this.#used[page] = 0;
+        if (!idle || !this.#pages.endAccess(page)) granted++;
+      }
+    }
+    return granted;
   }
 
   /** Ends every grant that can be ended, and gives the memory back. */
   [Symbol.dispose](): void {
+    this.#purge?.[Symbol.dispose]();
     this.#pages[Symbol.dispose]();
   }
 }

@@ -3,135 +3,150 @@
  * responses (FreeBSD's xbd_startio and xbd_int, Linux's blkif_queue_rq and blkif_interrupt).
  *
  * Invariants: order is kept while a request waits for a command, pages or grants; every command that was published is
- * completed by exactly one response that carries its id and its operation, and anything else breaks the ring: the
- * device then fails, the process does not. Work happens in `kick` alone.
+ * completed by exactly one response that carries its id and its operation, and anything else breaks the device, not the
+ * process. One kick takes at most as many responses as the ring has slots. Work happens in `kick` alone.
  */
 import type { Kickable, Reactor } from "../../io/reactor.ts";
 import type { FrontRing } from "../../ring/front-ring.ts";
 import { type BlockRequest, Operation, RequestFlag } from "../../store/block-store.ts";
 import { Errno } from "../../store/errors.ts";
+import type { Clock } from "../../util/clock.ts";
 import { Fifo } from "../../util/fifo.ts";
 import {
-  BLKIF_DISCARD_SECURE,
-  BLKIF_MAX_SEGMENTS_PER_REQUEST,
   BLKIF_OP_DISCARD,
   BLKIF_OP_FLUSH_DISKCACHE,
-  BLKIF_OP_INDIRECT,
   BLKIF_OP_READ,
   BLKIF_OP_WRITE,
   BLKIF_OP_WRITE_BARRIER,
-  BlkifRequest,
   BlkifResponse,
-  highHalf,
-  IndirectSegments,
-  lowHalf,
-  writeSegments,
 } from "../../wire/blkif.ts";
 import { type Domain, type EventChannel, PAGE_SIZE } from "../../xen/domain.ts";
 import { errnoOfStatus } from "../status.ts";
 import { Command, CommandState } from "./command.ts";
-import { copyPages } from "./copy.ts";
+import { BARRIER, complete } from "./completion.ts";
+import { EventGuard } from "./event-guard.ts";
+import { type FreezeCounts, Freezer } from "./freeze.ts";
 import type { PagePool } from "./page-pool.ts";
+import { type QueueFeatures, SlotWriter } from "./slot-writer.ts";
 
-/** Bytes of a sector in every field of the protocol. */
-const SECTOR_SIZE = 512;
-/** Last sector of a page. */
-const LAST_SECTOR = PAGE_SIZE / SECTOR_SIZE - 1;
-
-/** What the connected backend lets us do. */
-export interface QueueFeatures {
-  /** Segments of one request, 11 without indirect ones. */
-  readonly maxSegments: number;
-  flush: boolean;
-  barrier: boolean;
-  discard: boolean;
-  /** Discarded bytes read as zero. */
-  readonly discardZeroes: boolean;
+/** Whom a ring tells. */
+export interface QueueOwner {
+  /** The backend answered something that was not asked. Is to end in a call of `fail`. */
+  broken(reason: string): void;
+  /** Nothing is on the ring. Called from kicks, as long as it is so. */
+  quiet(): void;
+  /** The backend refused an operation that it had offered; the features say so already. */
+  withdrawn(operation: number): void;
+  /** A barrier was refused before it was done: the write is to be kept in order by waiting. */
+  unordered(request: BlockRequest): void;
 }
 
 export interface FrontendQueueOptions {
   readonly domain: Domain;
+  readonly clock: Clock;
   readonly ring: FrontRing;
   readonly channel: EventChannel;
   readonly pool: PagePool;
+  readonly indirectPool: PagePool | undefined;
   readonly features: QueueFeatures;
-  /** The vbd's number, for the handle field. */
   readonly vdev: number;
-  /** Called once when the backend answered something that was not asked. */
-  readonly onbroken: (reason: string) => void;
+  readonly counters: FrontendCounters;
+  readonly owner: QueueOwner;
 }
 
-/** Why requests wait: the seed's freeze flags by name. */
-export type FreezeReason = "command shortage" | "page shortage" | "grant shortage";
-
+/** Of all rings that a frontend has had. */
 export interface FrontendCounters {
   requests: number;
   responses: number;
-  /** Times a request had to wait, by reason. */
-  freezes: Record<FreezeReason, number>;
+  /** Times that sending stopped, by reason. */
+  readonly freezes: FreezeCounts;
   /** Bytes copied between callers' memory and granted pages. */
   copiedBytes: number;
   errors: number;
 }
 
+/** What became of a waiting request in one step. */
+const Step = {
+  /** It needs no (other) command. */
+  whole: 0,
+  /** A piece was sent, and more is left. */
+  part: 1,
+  /** Something is short; the freezer knows what. */
+  short: 2,
+} as const;
+type Step = (typeof Step)[keyof typeof Step];
+
 export class FrontendQueue implements Kickable {
-  readonly #options: FrontendQueueOptions;
+  readonly #domain: Domain;
   readonly #reactor: Reactor;
   readonly #ring: FrontRing;
   readonly #channel: EventChannel;
-  readonly #pool: PagePool;
+  readonly #owner: QueueOwner;
   readonly #features: QueueFeatures;
+  readonly #writer: SlotWriter;
+  readonly #guard: EventGuard;
+  readonly #pool: PagePool;
   readonly #commands: Command[] = [];
   readonly #free = new Fifo<Command>();
   readonly #waiting = new Fifo<BlockRequest>();
   /** Bytes of the first waiting request that commands already carry. */
   #cut = 0;
-  readonly #raw = new BlkifRequest();
+  readonly #maxPiece: number;
   readonly #response = new BlkifResponse();
-  readonly #indirect: IndirectSegments;
-  readonly #poolWords: Uint32Array;
-  readonly counters: FrontendCounters = {
-    requests: 0,
-    responses: 0,
-    freezes: { "command shortage": 0, "page shortage": 0, "grant shortage": 0 },
-    copiedBytes: 0,
-    errors: 0,
-  };
+  readonly #counters: FrontendCounters;
+  readonly #freezer: Freezer;
   /** The backend is asked to notify of the next response. */
   #armed = false;
   #dirty = false;
+  /** An event came since the last kick. */
+  #event = false;
   #inFlight = 0;
-  #failed: number | undefined = undefined;
-  #idle: PromiseWithResolvers<void> | undefined = undefined;
+  #ended = false;
   #grantsFree: Disposable | undefined = undefined;
 
   constructor(options: FrontendQueueOptions) {
-    this.#options = options;
-    this.#reactor = options.domain.reactor;
-    this.#ring = options.ring;
-    this.#channel = options.channel;
+    const { domain, channel, ring, features, counters } = options;
+    this.#domain = domain;
+    this.#reactor = domain.reactor;
+    this.#ring = ring;
+    this.#channel = channel;
+    this.#owner = options.owner;
+    this.#features = features;
+    this.#writer = new SlotWriter(options);
+    this.#guard = new EventGuard(channel, options.clock);
     this.#pool = options.pool;
-    this.#features = options.features;
-    this.#indirect = new IndirectSegments(options.features.maxSegments);
-    const { buffer, byteOffset, byteLength } = options.pool.region.bytes;
-    this.#poolWords = new Uint32Array(buffer, byteOffset, byteLength >>> 2);
-    for (let id = 0; id < this.#ring.size; id++) {
-      // One more than the data's: the page that holds the segments.
-      const command = new Command(id, options.features.maxSegments + 1);
+    this.#maxPiece = this.#writer.maxPiece;
+    this.#counters = counters;
+    this.#freezer = new Freezer(counters.freezes);
+    for (let id = 0; id < ring.size; id++) {
+      const command = new Command(id, features.maxSegments);
       this.#commands.push(command);
       this.#free.push(command);
     }
-    this.#channel.onevent = () => this.#touch();
-  }
-
-  /** Requests the ring holds. */
-  get slots(): number {
-    return this.#ring.size;
+    channel.onevent = () => {
+      this.#event = true;
+      this.#touch();
+    };
   }
 
   /** Commands on the ring. */
   get inFlight(): number {
     return this.#inFlight;
+  }
+
+  /** Nothing waits and nothing is on the ring. */
+  get idle(): boolean {
+    return this.#inFlight === 0 && this.#waiting.empty;
+  }
+
+  /** Nothing is sent between the two; what is on the ring is still answered. */
+  suspend(): void {
+    this.#freezer.freeze("suspended");
+  }
+
+  resume(): void {
+    this.#freezer.thaw("suspended");
+    this.#touch();
   }
 
   #touch(): void {
@@ -149,116 +164,131 @@ export class FrontendQueue implements Kickable {
 
   kick(): void {
     this.#dirty = false;
-    if (this.#failed === undefined) this.#takeResponses();
-    if (this.#failed === undefined) this.#start();
-    else this.#failWaiting();
-    if (this.#ring.publish()) this.#channel.notify();
-    if (this.#idle !== undefined && this.#inFlight === 0 && this.#waiting.empty) {
-      this.#idle.resolve();
-      this.#idle = undefined;
-    }
+    this.poll();
   }
 
-  #takeResponses(): void {
-    for (;;) {
+  /** Takes what was answered and sends what waits: the work of a kick, for who cannot wait for one. */
+  poll(): void {
+    if (this.#ended) return;
+    if (this.#takeResponses()) this.#guard.useful();
+    else if (this.#event) this.#guard.useless();
+    this.#event = false;
+    if (this.#ended) return;
+    if (!this.#freezer.frozen) this.#start();
+    if (this.#ended) return;
+    if (this.#ring.publish()) this.#channel.notify();
+    if (this.#inFlight === 0) this.#owner.quiet();
+  }
+
+  /** Whether there were any. */
+  #takeResponses(): boolean {
+    for (let any = false; ; any = true) {
       let count = this.#ring.pending();
       if (count < 0) {
-        this.#break("an impossible response index");
-        return;
+        this.#owner.broken("an impossible response index");
+        return any;
       }
       if (count === 0) {
         // Once asked, the backend tells of the next response: there is nothing to look at until then.
-        if (this.#armed) return;
+        if (this.#armed) return any;
         this.#armed = true;
-        if (this.#ring.finalCheck()) continue;
-        return;
+        if (!this.#ring.finalCheck()) return any;
+        continue;
       }
       this.#armed = false;
       for (; count > 0; count--) {
         this.#ring.consume(this.#response);
-        if (!this.#complete(this.#response)) return;
+        if (!this.#answered(this.#response)) return true;
       }
     }
   }
 
   /** One response. False where it answers nothing that we asked: the ring is broken then. */
-  #complete(response: BlkifResponse): boolean {
+  #answered(response: BlkifResponse): boolean {
     const command = response.idHigh === 0 ? this.#commands[response.idLow] : undefined;
     if (command === undefined || command.state !== CommandState.busy) {
-      this.#break(`a response to request ${response.idLow}, which is not in flight`);
+      this.#owner.broken(`a response to request ${response.idLow}, which is not in flight`);
       return false;
     }
     if (response.operation !== command.operation) {
-      this.#break(`operation ${response.operation} in the response to ${command.operation}`);
+      this.#owner.broken(`operation ${response.operation} in the response to ${command.operation}`);
       return false;
     }
-    this.counters.responses++;
-    this.#release(command, this.#errno(command, response.status));
-    return true;
+    this.#counters.responses++;
+    const errno = errnoOfStatus(response.status);
+    if (errno === 0) this.#release(command, 0);
+    else this.#refused(command, errno);
+    return !this.#ended;
   }
 
-  /** The errno of a response; a backend that turns out not to know an operation is not asked again. */
-  #errno(command: Command, status: number): number {
-    const errno = errnoOfStatus(status);
-    if (errno === 0) return 0;
-    if (errno === Errno.EOPNOTSUPP) {
-      const features = this.#features;
-      if (command.operation === BLKIF_OP_DISCARD) features.discard = false;
-      else if (command.operation === BLKIF_OP_FLUSH_DISKCACHE) features.flush = false;
-      else if (command.operation === BLKIF_OP_WRITE_BARRIER) features.barrier = false;
-    } else this.counters.errors++;
-    return errno;
+  /** A backend that turns out not to know an operation is not asked again: a flush is tried by other means, and is done
+   * where there are none. */
+  #refused(command: Command, errno: number): void {
+    const { operation } = command;
+    const request = command.request!;
+    const features = this.#features;
+    if (errno !== Errno.EOPNOTSUPP || operation <= BLKIF_OP_WRITE) {
+      this.#counters.errors++;
+      this.#release(command, errno);
+      return;
+    }
+    if (operation === BLKIF_OP_DISCARD) features.discard = false;
+    else if (operation === BLKIF_OP_FLUSH_DISKCACHE) features.flush = false;
+    else features.barrier = false;
+    this.#owner.withdrawn(operation);
+    if (operation === BLKIF_OP_DISCARD) this.#release(command, errno);
+    else if (request.operation !== Operation.flush) this.#unorder(command, request);
+    else if (this.#flushOperation < 0) this.#release(command, 0);
+    else this.#writer.flush(command, request, this.#flushOperation);
+  }
+
+  /** What flushes: -1 with nothing that does, where the backend promises that what it answered is on the disk. */
+  get #flushOperation(): number {
+    if (this.#features.flush) return BLKIF_OP_FLUSH_DISKCACHE;
+    return this.#features.barrier ? BLKIF_OP_WRITE_BARRIER : -1;
+  }
+
+  /** A barrier is one command: see `#transfer`. */
+  #unorder(command: Command, request: BlockRequest): void {
+    this.#reclaim(command);
+    request.childrenLeft = 0;
+    this.#owner.unordered(request);
+  }
+
+  #reclaim(command: Command): void {
+    this.#writer.release(command);
+    command.state = CommandState.free;
+    command.request = undefined;
+    this.#free.push(command);
+    this.#inFlight--;
+    this.#freezer.thaw("command shortage");
+    this.#freezer.thaw("page shortage");
   }
 
   #release(command: Command, errno: number): void {
     const request = command.request!;
     if (errno === 0 && command.operation === BLKIF_OP_READ) {
-      this.counters.copiedBytes += command.length;
-      copyPages(
-        false,
-        request.segments!,
-        request.segmentByte + command.byte,
-        this.#pool.region,
-        this.#pool.start(0),
-        command.pages,
-        command.pageCount,
-        command.length,
-      );
+      this.#counters.copiedBytes += command.length;
+      this.#writer.copyIn(command, request);
     }
-    const pages = command.pageCount + (command.indirectPage >= 0 ? 1 : 0);
-    if (pages > 0) this.#givePages(command);
-    command.state = CommandState.free;
-    command.request = undefined;
-    this.#free.push(command);
-    this.#inFlight--;
-    if (errno !== 0 && request.status === 0) request.status = errno;
-    request.childrenLeft--;
+    this.#reclaim(command);
+    if (errno !== 0) request.status ||= errno;
+    if (--request.childrenLeft > 0) return;
     // The first waiting request may have more to cut.
-    if (request.childrenLeft === 0 && this.#waiting.peek() !== request) {
-      request.owner.completed(request);
-    } else if (request.childrenLeft === 0 && request.status !== 0) {
-      this.#dropWaiting();
+    if (this.#waiting.peek() !== request) complete(request);
+    else if (request.status !== 0) {
+      this.#shift();
+      complete(request);
     }
   }
 
-  #givePages(command: Command): void {
-    this.#pool.give(command.pages, command.pageCount);
-    if (command.indirectPage >= 0) {
-      command.pages[0] = command.indirectPage;
-      this.#pool.give(command.pages, 1);
-      command.indirectPage = -1;
-    }
-    command.pageCount = 0;
-  }
-
-  /** The first waiting request failed in a piece: the rest of it is not sent. */
-  #dropWaiting(): void {
-    const request = this.#waiting.shift()!;
+  /** The first waiting request needs no more commands. */
+  #shift(): void {
+    this.#waiting.shift();
     this.#cut = 0;
-    request.owner.completed(request);
   }
 
-  /** Turns waiting requests into commands while there are commands, pages and grants. */
+  /** Turns waiting requests into commands until something is short. */
   #start(): void {
     for (
       let request = this.#waiting.peek();
@@ -267,249 +297,150 @@ export class FrontendQueue implements Kickable {
     ) {
       if (request.status !== 0 && request.childrenLeft > 0) {
         // A piece failed; the others are awaited, and nothing more of it is sent.
-        this.#waiting.shift();
-        this.#cut = 0;
+        this.#shift();
         continue;
       }
-      const command = this.#free.shift();
+      const command = this.#free.peek();
       if (command === undefined) {
-        this.counters.freezes["command shortage"]++;
+        this.#freezer.freeze("command shortage");
         return;
       }
-      const whole = this.#command(request, command);
-      if (whole === undefined) {
-        this.#free.unshift(command);
-        return;
-      }
-      if (whole) {
-        this.#waiting.shift();
-        this.#cut = 0;
-        if (request.childrenLeft === 0) request.owner.completed(request);
-      }
+      const step = this.#step(request, command);
+      if (step === Step.short) return;
+      if (step === Step.part) continue;
+      // Where a barrier is kept in order by other means, it waits no more here.
+      if (this.#waiting.peek() !== request) continue;
+      this.#shift();
+      if (request.childrenLeft === 0) complete(request);
     }
   }
 
-  /** Puts one command of the request on the ring. True when the request needs no other; undefined when something is
-   * short. The command goes back where the request needs none at all. */
-  #command(request: BlockRequest, command: Command): boolean | undefined {
+  /** Puts one command of the request on the ring, where it needs one. */
+  #step(request: BlockRequest, command: Command): Step {
     switch (request.operation) {
       case Operation.read:
         return this.#transfer(request, command, BLKIF_OP_READ);
-      case Operation.write:
-        return this.#transfer(request, command, BLKIF_OP_WRITE);
+      case Operation.write: {
+        const barrier = (request.flags & BARRIER) !== 0;
+        return this.#transfer(request, command, barrier ? BLKIF_OP_WRITE_BARRIER : BLKIF_OP_WRITE);
+      }
       case Operation.flush:
-        return this.#flush(request, command);
+        if (this.#flushOperation < 0) return Step.whole;
+        this.#writer.flush(command, request, this.#flushOperation);
+        return this.#sent(request);
       case Operation.discard:
         return this.#discard(request, command);
       case Operation.writeZeroes:
         // What the backend discards reads as zeroes, where it said so.
-        if (
-          this.#features.discardZeroes &&
-          (request.flags & RequestFlag.mayUnmap) !== 0 &&
-          this.#features.discard
-        ) {
+        if (this.#features.discardZeroes && (request.flags & RequestFlag.mayUnmap) !== 0) {
           return this.#discard(request, command);
         }
-        break;
     }
-    return this.#without(request, command, Errno.EOPNOTSUPP);
+    request.status = Errno.EOPNOTSUPP;
+    return Step.whole;
   }
 
-  /** Ends a request that needs no command. */
-  #without(request: BlockRequest, command: Command, errno: number): boolean {
-    this.#free.unshift(command);
-    request.status = errno;
-    return true;
+  #discard(request: BlockRequest, command: Command): Step {
+    const { discard, discardSecure } = this.#features;
+    if (!discard || (!discardSecure && (request.flags & RequestFlag.secure) !== 0)) {
+      request.status = Errno.EOPNOTSUPP;
+      return Step.whole;
+    }
+    this.#writer.discard(command, request);
+    return this.#sent(request);
   }
 
-  #flush(request: BlockRequest, command: Command): boolean {
-    const { flush, barrier } = this.#features;
-    // With neither, the backend promises that what it answered is on the disk.
-    if (!flush && !barrier) return this.#without(request, command, 0);
-    const raw = this.#raw;
-    raw.operation = flush ? BLKIF_OP_FLUSH_DISKCACHE : BLKIF_OP_WRITE_BARRIER;
-    raw.segmentCount = 0;
-    raw.sectorLow = 0;
-    raw.sectorHigh = 0;
-    this.#push(request, command, raw.operation);
-    return true;
-  }
-
-  #discard(request: BlockRequest, command: Command): boolean {
-    if (!this.#features.discard) return this.#without(request, command, Errno.EOPNOTSUPP);
-    const raw = this.#raw;
-    const sector = request.offset / SECTOR_SIZE;
-    const count = request.length / SECTOR_SIZE;
-    raw.operation = BLKIF_OP_DISCARD;
-    raw.discardFlag = (request.flags & RequestFlag.secure) !== 0 ? BLKIF_DISCARD_SECURE : 0;
-    raw.sectorLow = lowHalf(sector);
-    raw.sectorHigh = highHalf(sector);
-    raw.discardSectorsLow = lowHalf(count);
-    raw.discardSectorsHigh = highHalf(count);
-    this.#push(request, command, raw.operation);
-    return true;
+  #sent(request: BlockRequest): Step {
+    this.#free.shift();
+    request.childrenLeft++;
+    this.#inFlight++;
+    this.#counters.requests++;
+    return Step.whole;
   }
 
   /** The next piece of a read or write. */
-  #transfer(request: BlockRequest, command: Command, operation: number): boolean | undefined {
+  #transfer(request: BlockRequest, command: Command, operation: number): Step {
     const left = request.length - this.#cut;
-    if (left === 0) return this.#without(request, command, 0);
-    const length = Math.min(left, this.#features.maxSegments * PAGE_SIZE);
-    const pageCount = Math.ceil(length / PAGE_SIZE);
-    const indirect = pageCount > BLKIF_MAX_SEGMENTS_PER_REQUEST;
-    if (!this.#takePages(command, pageCount, indirect)) {
-      this.counters.freezes["page shortage"]++;
-      return undefined;
+    if (left === 0) return Step.whole;
+    let length = Math.min(left, this.#maxPiece);
+    // With nothing on the ring no page will come back: those there are have to do.
+    if (this.#inFlight === 0) length = Math.min(length, this.#writer.affordable);
+    if (length === 0) {
+      this.#owner.broken(`too little: it keeps ${this.#pool.quarantined} of our pages mapped`);
+      return Step.short;
     }
-    command.byte = this.#cut;
-    command.length = length;
-    const raw = this.#raw;
-    if (!this.#fillSegments(command, operation, indirect)) {
-      this.#givePages(command);
-      this.#freezeForGrants(pageCount);
-      return undefined;
+    if (operation === BLKIF_OP_WRITE_BARRIER && length < left) {
+      this.#shift();
+      this.#owner.unordered(request);
+      return Step.whole;
     }
-    if (operation === BLKIF_OP_WRITE) {
-      this.counters.copiedBytes += length;
-      copyPages(
-        true,
-        request.segments!,
-        request.segmentByte + this.#cut,
-        this.#pool.region,
-        this.#pool.start(0),
-        command.pages,
-        pageCount,
-        length,
-      );
+    const shortage = this.#writer.transfer(command, request, operation, this.#cut, length);
+    if (shortage !== undefined) {
+      this.#freezer.freeze(shortage);
+      if (shortage === "grant shortage") this.#awaitGrants(Math.ceil(length / PAGE_SIZE));
+      return Step.short;
     }
-    const sector = (request.offset + this.#cut) / SECTOR_SIZE;
-    raw.operation = indirect ? BLKIF_OP_INDIRECT : operation;
-    raw.sectorLow = lowHalf(sector);
-    raw.sectorHigh = highHalf(sector);
-    this.#push(request, command, operation);
+    if (operation !== BLKIF_OP_READ) this.#counters.copiedBytes += length;
+    this.#sent(request);
     this.#cut += length;
-    return length === left;
+    return length === left ? Step.whole : Step.part;
   }
 
-  #takePages(command: Command, pageCount: number, indirect: boolean): boolean {
-    if (indirect) {
-      if (this.#pool.available < pageCount + 1) return false;
-      this.#pool.take(1, command.pages);
-      command.indirectPage = command.pages[0]!;
-    }
-    command.pageCount = pageCount;
-    return this.#pool.take(pageCount, command.pages);
-  }
-
-  /** Grants the pages of a command and lists them in the slot or in its indirect page; false when grants are short. */
-  #fillSegments(command: Command, operation: number, indirect: boolean): boolean {
-    const segments = indirect ? this.#indirect : this.#raw;
-    const readOnly = operation === BLKIF_OP_WRITE;
-    const last = command.pageCount - 1;
-    for (let i = 0; i <= last; i++) {
-      const reference = this.#pool.reference(command.pages[i]!, readOnly);
-      if (reference === 0) return false;
-      segments.references[i] = reference;
-      segments.firstSectors[i] = 0;
-      segments.lastSectors[i] = LAST_SECTOR;
-    }
-    const tail = command.length - last * PAGE_SIZE;
-    segments.lastSectors[last] = tail / SECTOR_SIZE - 1;
-    if (!indirect) {
-      this.#raw.segmentCount = command.pageCount;
-      return true;
-    }
-    const reference = this.#pool.reference(command.indirectPage, true);
-    if (reference === 0) return false;
-    const word = this.#pool.start(command.indirectPage) / 4;
-    writeSegments(this.#poolWords, word, this.#indirect, 0, command.pageCount);
-    this.#raw.indirectOperation = operation;
-    this.#raw.indirectSegmentCount = command.pageCount;
-    this.#raw.indirectReferences[0] = reference;
-    return true;
-  }
-
-  #freezeForGrants(count: number): void {
-    this.counters.freezes["grant shortage"]++;
-    this.#grantsFree ??= this.#options.domain.grants.whenFree(count, () => {
+  #awaitGrants(count: number): void {
+    this.#grantsFree ??= this.#domain.grants.whenFree(count, () => {
       this.#grantsFree = undefined;
+      this.#freezer.thaw("grant shortage");
       this.#touch();
       this.#reactor.soon();
     });
   }
 
-  #push(request: BlockRequest, command: Command, operation: number): void {
-    const raw = this.#raw;
-    raw.handle = this.#options.vdev & 0xffff;
-    raw.idLow = command.id;
-    raw.idHigh = 0;
-    command.state = CommandState.busy;
-    command.operation = operation;
-    command.request = request;
-    request.childrenLeft++;
-    this.#inFlight++;
-    this.counters.requests++;
-    this.#ring.push(raw);
+  /** Ends what waits for its turn; pieces on the ring end first, and the request with the last of them. */
+  cancel(errno: number): void {
+    const waiting = this.#takeWaiting();
+    for (const request of waiting) {
+      request.status ||= errno;
+      if (request.childrenLeft === 0) complete(request);
+    }
   }
 
-  #break(reason: string): void {
-    if (this.#failed !== undefined) return;
-    this.fail(Errno.EIO);
-    this.#options.onbroken(`the backend sent ${reason}`);
+  #takeWaiting(): BlockRequest[] {
+    const waiting: BlockRequest[] = [];
+    for (
+      let request = this.#waiting.peek();
+      request !== undefined;
+      request = this.#waiting.peek()
+    ) {
+      this.#shift();
+      waiting.push(request);
+    }
+    return waiting;
   }
 
-  /** The backend is gone or cannot be trusted: everything waiting and in flight ends with `errno`. Its pages are not
-   * used again by this queue: the backend may still write to them. */
-  fail(errno: number): void {
-    if (this.#failed !== undefined) return;
-    this.#failed = errno;
-    this.#channel.onevent = undefined;
-    for (const command of this.#commands) {
-      if (command.state !== CommandState.busy) continue;
-      const request = command.request!;
+  /** The ring is given up: nothing of it is looked at any more. Everything that waits and is in flight, in the order it
+   * was sent, ready to be submitted elsewhere. The pages are not used again by this queue: the backend may still write
+   * to them. */
+  abandon(): BlockRequest[] {
+    const requests = new Set<BlockRequest>();
+    const first = this.#waiting.peek();
+    const busy = this.#commands.filter(({ state }) => state === CommandState.busy);
+    for (const command of busy.sort((one, other) => one.sequence - other.sequence)) {
+      if (command.request !== first) requests.add(command.request!);
       command.state = CommandState.free;
       command.request = undefined;
-      this.#inFlight--;
-      request.status ||= errno;
-      if (--request.childrenLeft === 0 && this.#waiting.peek() !== request) {
-        request.owner.completed(request);
-      }
     }
-    this.#touch();
-    this.#reactor.soon();
-  }
-
-  #failWaiting(): void {
-    for (let request = this.#waiting.shift(); request !== undefined; ) {
-      request.status ||= this.#failed!;
-      request.owner.completed(request);
-      request = this.#waiting.shift();
-    }
-    this.#cut = 0;
-  }
-
-  /** Ends what waits for its turn; resolves when what is on the ring has been answered. */
-  async cancel(): Promise<void> {
-    this.#cut = 0;
-    for (let request = this.#waiting.shift(); request !== undefined; ) {
-      request.status ||= Errno.ECANCELED;
-      // Pieces on the ring end first, and the request with the last of them.
-      if (request.childrenLeft === 0) request.owner.completed(request);
-      request = this.#waiting.shift();
-    }
-    await this.idle();
-  }
-
-  /** Resolves when nothing waits and nothing is in flight. */
-  async idle(): Promise<void> {
-    if (this.#inFlight === 0 && this.#waiting.empty) return;
-    this.#idle ??= Promise.withResolvers<void>();
-    await this.#idle.promise;
+    for (const request of this.#takeWaiting()) requests.add(request);
+    for (const request of requests) request.childrenLeft = 0;
+    this.#inFlight = 0;
+    this[Symbol.dispose]();
+    return [...requests];
   }
 
   /** Takes no more events and gives the port back. Requests are to have ended. */
   [Symbol.dispose](): void {
+    this.#ended = true;
     this.#grantsFree?.[Symbol.dispose]();
+    this.#guard[Symbol.dispose]();
     this.#channel.onevent = undefined;
     this.#channel[Symbol.dispose]();
   }

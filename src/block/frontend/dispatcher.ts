@@ -1,0 +1,209 @@
+/**
+ * Between a frontend's disk and its rings: spreads requests over the rings, and holds them back while there are none,
+ * while the device is suspended, and around an ordered write that no barrier keeps in order.
+ *
+ * Invariant: a request is held here, or one ring has it, or it has been completed. What is held goes on in the order it
+ * came; what a lost ring had in flight goes before it, in the order it was sent. Sending something again does no harm:
+ * nobody has been told that it was done, and its data is still the caller's.
+ */
+import type { Kickable, Reactor } from "../../io/reactor.ts";
+import type { BlockRequest } from "../../store/block-store.ts";
+import { Errno } from "../../store/errors.ts";
+import { Fifo } from "../../util/fifo.ts";
+import { BLKIF_MAX_SEGMENTS_PER_REQUEST } from "../../wire/blkif.ts";
+import { PAGE_SIZE } from "../../xen/domain.ts";
+import { BARRIER, complete, ORDERED } from "./completion.ts";
+import { type FreezeCounts, type FreezeReason, Freezer } from "./freeze.ts";
+import type { FrontendQueue } from "./queue.ts";
+import type { QueueFeatures } from "./slot-writer.ts";
+
+/** Bytes of the longest barrier. An indirect one is understood by FreeBSD's backend alone. */
+const MAX_BARRIER_BYTES = BLKIF_MAX_SEGMENTS_PER_REQUEST * PAGE_SIZE;
+
+export class Dispatcher implements Kickable {
+  readonly #reactor: Reactor;
+  readonly #freezer: Freezer;
+  #queues: readonly FrontendQueue[] = [];
+  #features: QueueFeatures | undefined = undefined;
+  #next = 0;
+  readonly #held = new Fifo<BlockRequest>();
+  readonly #refused: BlockRequest[] = [];
+  #failed = 0;
+  #idle: PromiseWithResolvers<void> | undefined = undefined;
+  #drained: PromiseWithResolvers<void> | undefined = undefined;
+
+  constructor(reactor: Reactor, counts: FreezeCounts) {
+    this.#reactor = reactor;
+    this.#freezer = new Freezer(counts);
+    this.#freezer.freeze("disconnected");
+  }
+
+  submit(request: BlockRequest): void {
+    if (this.#failed !== 0) this.refuse(request, this.#failed);
+    else if (this.#freezer.frozen) this.#held.push(request);
+    else this.#pass(request);
+  }
+
+  /** Completes a request with an error, from a kick. */
+  refuse(request: BlockRequest, errno: number): void {
+    request.status = errno;
+    if (this.#refused.push(request) === 1) this.#reactor.dirty(this);
+  }
+
+  kick(): void {
+    for (const request of this.#refused.splice(0)) complete(request);
+  }
+
+  /** Has the rings of a new connection: what was held goes on. */
+  attach(queues: readonly FrontendQueue[], features: QueueFeatures): void {
+    this.#queues = queues;
+    this.#features = features;
+    this.#next = 0;
+    this.#thaw("disconnected");
+  }
+
+  /** The rings are lost: what they had is held, before what waited for them. */
+  detach(): void {
+    this.#freezer.freeze("disconnected");
+    this.#freezer.thaw("wait idle");
+    this.#freezer.thaw("single step");
+    for (const request of this.#abandon().reverse()) {
+      request.status = 0;
+      this.#held.unshift(request);
+    }
+    this.#settle();
+  }
+
+  #abandon(): BlockRequest[] {
+    const queues = this.#queues;
+    this.#queues = [];
+    return queues.flatMap((queue) => queue.abandon());
+  }
+
+  get suspended(): boolean {
+    return this.#freezer.has("suspended");
+  }
+
+  /** Sends nothing until `resume`. */
+  suspend(): void {
+    this.#freezer.freeze("suspended");
+    for (const queue of this.#queues) queue.suspend();
+  }
+
+  resume(): void {
+    for (const queue of this.#queues) queue.resume();
+    this.#thaw("suspended");
+  }
+
+  #thaw(reason: FreezeReason): void {
+    this.#freezer.thaw(reason);
+    this.#goOn();
+    this.#reactor.soon();
+  }
+
+  #goOn(): void {
+    while (!this.#freezer.frozen) {
+      const request = this.#held.shift();
+      if (request === undefined) return;
+      this.#pass(request);
+    }
+  }
+
+  #pass(request: BlockRequest): void {
+    if ((request.flags & ORDERED) !== 0 && !this.#barrierKeeps(request)) {
+      if (!this.#allIdle) {
+        this.unordered(request);
+        return;
+      }
+      this.#freezer.freeze("single step");
+    }
+    const queue = this.#queues[this.#next]!;
+    this.#next = (this.#next + 1) % this.#queues.length;
+    queue.submit(request);
+  }
+
+  /** Whether the backend keeps an ordered write in order; a barrier on one ring says nothing about others. */
+  #barrierKeeps(request: BlockRequest): boolean {
+    const keeps =
+      this.#features!.barrier && this.#queues.length === 1 && request.length <= MAX_BARRIER_BYTES;
+    if (keeps) request.flags |= BARRIER;
+    else request.flags &= ~BARRIER;
+    return keeps;
+  }
+
+  /** An ordered write has to wait until nothing is in flight, and everything later for it. */
+  unordered(request: BlockRequest): void {
+    this.#held.unshift(request);
+    this.#freezer.freeze("wait idle");
+  }
+
+  get #allIdle(): boolean {
+    for (const queue of this.#queues) if (!queue.idle) return false;
+    return true;
+  }
+
+  get #inFlight(): number {
+    let count = 0;
+    for (const queue of this.#queues) count += queue.inFlight;
+    return count;
+  }
+
+  /** A ring has nothing in flight: called from its kicks. */
+  quiet(): void {
+    if (this.#freezer.frozen && this.#allIdle) {
+      this.#freezer.thaw("single step");
+      this.#freezer.thaw("wait idle");
+      this.#goOn();
+    }
+    if (this.#idle !== undefined || this.#drained !== undefined) this.#settle();
+  }
+
+  #settle(): void {
+    if (this.#inFlight > 0) return;
+    this.#drained?.resolve();
+    this.#drained = undefined;
+    if (!this.#held.empty || !this.#allIdle) return;
+    this.#idle?.resolve();
+    this.#idle = undefined;
+  }
+
+  /** Resolves when nothing waits and nothing is in flight. */
+  async idle(): Promise<void> {
+    if (this.#held.empty && this.#allIdle) return;
+    this.#idle ??= Promise.withResolvers<void>();
+    await this.#idle.promise;
+  }
+
+  /** Resolves when nothing is in flight, whatever waits. */
+  async drained(): Promise<void> {
+    if (this.#inFlight === 0) return;
+    this.#drained ??= Promise.withResolvers<void>();
+    await this.#drained.promise;
+  }
+
+  /** Ends what waits for its turn; resolves when what is on the rings has been answered. */
+  async cancel(): Promise<void> {
+    this.#endHeld(Errno.ECANCELED);
+    for (const queue of this.#queues) queue.cancel(Errno.ECANCELED);
+    await this.idle();
+  }
+
+  /** What is submitted meanwhile is not meant. */
+  #endHeld(errno: number): void {
+    const held: BlockRequest[] = [];
+    for (let request = this.#held.shift(); request !== undefined; request = this.#held.shift()) {
+      held.push(request);
+    }
+    for (const request of held) complete(request, errno);
+  }
+
+  /** There is no disk any more: everything ends with `errno`, what is submitted later too. */
+  fail(errno: number): void {
+    if (this.#failed !== 0) return;
+    this.#failed = errno;
+    for (const request of this.#abandon()) complete(request, errno);
+    this.#endHeld(errno);
+    this.#settle();
+    this.#reactor.soon();
+  }
+}
