@@ -2,7 +2,8 @@
  * A disk in a raw file or on a block device. Reads and writes go to the thread's I/O engine (io/engines.ts), straight
  * from and into the memory of the request.
  *
- * Invariants: the image is never created, and its size changes by `resize` alone; a flush, and a write that asks to
+ * Invariants: the image is never created, and its size is changed by `resize` alone (who changes it from outside is
+ * noticed, and followed); a flush, and a write that asks to
  * be durable, completes after an fdatasync(2) that began when its data was written; after an fdatasync that failed,
  * no later one is believed, because the kernel forgets what it could not write.
  */
@@ -32,8 +33,9 @@ import { switchParameter } from "../common-parameters.ts";
 import { Errno, errnoName, StoreError } from "../errors.ts";
 import { checkExtentRange } from "../extents.ts";
 import { StoreListeners } from "../listeners.ts";
-import { asStoreError, type Image, openImage } from "./file/image.ts";
+import { asStoreError, type Image, imageSize, openImage } from "./file/image.ts";
 import { runsOf } from "./file/runs.ts";
+import { SizeWatch } from "./file/size-watch.ts";
 
 export type CacheMode = "writeback" | "none";
 
@@ -139,6 +141,12 @@ class FileStore implements BlockStore {
   readonly #directFile: IoFile | undefined;
   readonly #alignmentMask: number;
   readonly #listeners = new StoreListeners();
+  readonly #sizeWatch = new SizeWatch(
+    () => this.#sizeNow(),
+    (size) => this.#sizeSeen(size),
+  );
+  /** Counted when they begin and when they end. */
+  #resizes = 0;
   /** What completes at the next kick without having been done; its status is set. */
   readonly #settled = new Fifo<BlockRequest>();
   #settledCount = 0;
@@ -339,25 +347,46 @@ class FileStore implements BlockStore {
       throw new StoreError("EINVAL", `${size} is no size of whole 512-byte sectors`);
     }
     const before = this.#info.size;
-    if (size < before) {
-      // A write in flight beyond the new end would make the file grow again: refuse new ones, wait for the others.
-      this.#info = { ...this.#info, size };
-      await this.#idle();
-    }
+    this.#resizes++;
     try {
+      if (size < before) {
+        // A write in flight beyond the new end would make the file grow again: refuse new ones, wait for the others.
+        this.#info = { ...this.#info, size };
+        await this.#idle();
+      }
       await promisify(ftruncate)(descriptor, size);
       // The new size must outlive a crash, as what is written there will.
       await promisify(fdatasync)(descriptor);
     } catch (error) {
       this.#info = { ...this.#info, size: before };
       throw asStoreError(error, `cannot resize ${path}`);
+    } finally {
+      this.#resizes++;
     }
     this.#info = { ...this.#info, size };
     this.#listeners.resized(this.#info);
   }
 
+  /** The size known where a resize of our own may have crossed the question. */
+  async #sizeNow(): Promise<number> {
+    const before = this.#resizes;
+    const size = await imageSize(this.#image);
+    return before % 2 === 0 && before === this.#resizes ? size : this.#info.size;
+  }
+
+  /** Somebody else made the image larger, or smaller. An empty one is on its way to be something else. */
+  #sizeSeen(size: number): void {
+    if (size === 0 || size === this.#info.size) return;
+    this.#info = { ...this.#info, size };
+    this.#listeners.resized(this.#info);
+    this.#reactor.soon();
+  }
+
   subscribe(listener: StoreListener): Disposable {
-    return this.#listeners.subscribe(listener);
+    const ends = new DisposableStack();
+    ends.use(this.#listeners.subscribe(listener));
+    if (listener.resized !== undefined) ends.use(this.#sizeWatch.watch());
+    return ends;
   }
 
   async cancel(_reason: Error): Promise<void> {
@@ -379,6 +408,7 @@ class FileStore implements BlockStore {
 
   async #close(): Promise<void> {
     this.#closed = true;
+    this.#sizeWatch[Symbol.dispose]();
     await this.cancel(new StoreError("ESHUTDOWN", "the disk is closed"));
     this.#lease[Symbol.dispose]();
     await this.#image[Symbol.asyncDispose]();

@@ -204,6 +204,13 @@ async function deviceFacts(device: number): Promise<DeviceFacts> {
   };
 }
 
+/** Bytes of whole sectors that an open image has now. */
+export async function imageSize({ descriptor, isDevice }: Image): Promise<number> {
+  const stats = await statFile(descriptor);
+  const size = isDevice ? (await deviceFacts(stats.rdev)).size : stats.size;
+  return size - (size % SECTOR);
+}
+
 /** Asks the file system by punching a hole beyond the end of the file, where there is nothing. */
 function holesOf(descriptor: number, { size, blksize }: Stats): number | undefined {
   const beyond = Math.ceil(size / blksize) * blksize;
