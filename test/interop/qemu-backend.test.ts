@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { after, describe, test } from "node:test";
 import type { BlockFrontend } from "../../src/block/index.ts";
 import { Disk } from "../../src/store/disk.ts";
-import { storeSuite } from "../../src/testing/index.ts";
+import { shows, storeSuite } from "../../src/testing/index.ts";
 import {
   BLKIF_OP_DISCARD,
   BLKIF_OP_FLUSH_DISKCACHE,
@@ -16,28 +16,31 @@ import { ScriptedFrontend } from "../block/scripted-frontend.ts";
 import { QEMU, QEMU_IMAGE_BYTES, QemuWorld } from "../support/qemu-world.ts";
 import { until } from "../xen/embedded/exchange.ts";
 
-test("QEMU's backend does what our frontend asks, and lets go of everything", async () => {
-  await using world = await QemuWorld.start();
-  const image = world.image("works");
-  const frontend = await world.connect(await world.plug(image));
-  assert.equal(frontend.info.size, QEMU_IMAGE_BYTES);
-  const disk = new Disk(frontend, world.guest.reactor);
-  const data = Buffer.from(Array.from({ length: 2 ** 20 }, (_, i) => (i * 7919) >>> 5));
-  await disk.write(4096, data);
-  await disk.flush();
-  assert.ok(
-    readFileSync(image)
-      .subarray(4096, 4096 + data.length)
-      .equals(data),
-  );
-  assert.ok(Buffer.from(await disk.read(4096, data.length)).equals(data));
-  await disk.discard(4096, 2 ** 20);
-  assert.ok((await disk.read(0, 2 ** 20)).every((byte) => byte === 0));
-  assert.ok(world.guest.events.counters.delivered > 0);
-  await frontend[Symbol.asyncDispose]();
-  const { granted, quarantined } = world.guest.grants.counters;
-  assert.deepEqual([granted, quarantined], [0, 0]);
-});
+test(
+  "QEMU's backend does what our frontend asks, and lets go of everything",
+  shows(["1.1", "1.2", "1.4", "1.7"], async () => {
+    await using world = await QemuWorld.start();
+    const image = world.image("works");
+    const frontend = await world.connect(await world.plug(image));
+    assert.equal(frontend.info.size, QEMU_IMAGE_BYTES);
+    const disk = new Disk(frontend, world.guest.reactor);
+    const data = Buffer.from(Array.from({ length: 2 ** 20 }, (_, i) => (i * 7919) >>> 5));
+    await disk.write(4096, data);
+    await disk.flush();
+    assert.ok(
+      readFileSync(image)
+        .subarray(4096, 4096 + data.length)
+        .equals(data),
+    );
+    assert.ok(Buffer.from(await disk.read(4096, data.length)).equals(data));
+    await disk.discard(4096, 2 ** 20);
+    assert.ok((await disk.read(0, 2 ** 20)).every((byte) => byte === 0));
+    assert.ok(world.guest.events.counters.delivered > 0);
+    await frontend[Symbol.asyncDispose]();
+    const { granted, quarantined } = world.guest.grants.counters;
+    assert.deepEqual([granted, quarantined], [0, 0]);
+  }),
+);
 
 test("QEMU that is killed under a connected ring leaves the guest its pages", async () => {
   await using world = await QemuWorld.start();
@@ -82,20 +85,23 @@ test("QEMU's backend answers our scripted frontend as a backend does", async () 
   await frontend.close();
 });
 
-test("a disk that QEMU resizes has its new size in our frontend", async () => {
-  await using world = await QemuWorld.start();
-  const frontend = await world.connect(await world.plug(world.image("resized")));
-  const [device] = (await world.qmp("query-block")) as { inserted: { "node-name": string } }[];
-  const { promise, resolve } = Promise.withResolvers<number>();
-  using _subscription = frontend.subscribe({ resized: ({ size }) => resolve(size) });
-  const size = 2 * QEMU_IMAGE_BYTES;
-  await world.qmp("block_resize", { "node-name": device!.inserted["node-name"], size });
-  assert.equal(await promise, size);
-  const disk = new Disk(frontend, world.guest.reactor);
-  await disk.write(size - 512, Buffer.alloc(512, 9));
-  assert.equal((await disk.read(size - 1, 1))[0], 9);
-  await frontend[Symbol.asyncDispose]();
-});
+test(
+  "a disk that QEMU resizes has its new size in our frontend",
+  shows(["4.6.1", "3.4.resize"], async () => {
+    await using world = await QemuWorld.start();
+    const frontend = await world.connect(await world.plug(world.image("resized")));
+    const [device] = (await world.qmp("query-block")) as { inserted: { "node-name": string } }[];
+    const { promise, resolve } = Promise.withResolvers<number>();
+    using _subscription = frontend.subscribe({ resized: ({ size }) => resolve(size) });
+    const size = 2 * QEMU_IMAGE_BYTES;
+    await world.qmp("block_resize", { "node-name": device!.inserted["node-name"], size });
+    assert.equal(await promise, size);
+    const disk = new Disk(frontend, world.guest.reactor);
+    await disk.write(size - 512, Buffer.alloc(512, 9));
+    assert.equal((await disk.read(size - 1, 1))[0], 9);
+    await frontend[Symbol.asyncDispose]();
+  }),
+);
 
 /** xvda to xvdp: QEMU gives a number to one disk in its life. */
 const DISKS_PER_QEMU = 16;

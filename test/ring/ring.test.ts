@@ -4,6 +4,7 @@ import { test } from "node:test";
 import { Worker } from "node:worker_threads";
 import fc from "fast-check";
 import { BackRing, FrontRing } from "../../src/ring/index.ts";
+import { shows } from "../../src/testing/index.ts";
 import {
   BLKIF_OP_FLUSH_DISKCACHE,
   BLKIF_OP_READ,
@@ -61,49 +62,52 @@ function takeIds(front: FrontRing): number[] {
   return ids;
 }
 
-test("requests and responses cross rings of 1 to 16 pages, in every slot and on any view of memory", () => {
-  for (const layout of layouts) {
-    for (let pages = 1; pages <= MAX_RING_PAGES; pages++) {
-      const memory = new Uint8Array((pages + 2) * RING_PAGE_SIZE).fill(0xee);
-      const bytes = memory.subarray(RING_PAGE_SIZE, (pages + 1) * RING_PAGE_SIZE);
-      const front = new FrontRing(bytes, layout);
-      const back = new BackRing(bytes, layout);
-      const request = new BlkifRequest();
-      const response = new BlkifResponse();
-      assert.equal(front.free, front.size);
-      for (let i = 0; i < front.size; i++) {
-        Object.assign(request, { operation: BLKIF_OP_WRITE, segmentCount: 11, idLow: i });
-        request.references.fill(i);
-        front.push(request);
+test(
+  "requests and responses cross rings of 1 to 16 pages, in every slot and on any view of memory",
+  shows(["2.6", "2.8"], () => {
+    for (const layout of layouts) {
+      for (let pages = 1; pages <= MAX_RING_PAGES; pages++) {
+        const memory = new Uint8Array((pages + 2) * RING_PAGE_SIZE).fill(0xee);
+        const bytes = memory.subarray(RING_PAGE_SIZE, (pages + 1) * RING_PAGE_SIZE);
+        const front = new FrontRing(bytes, layout);
+        const back = new BackRing(bytes, layout);
+        const request = new BlkifRequest();
+        const response = new BlkifResponse();
+        assert.equal(front.free, front.size);
+        for (let i = 0; i < front.size; i++) {
+          Object.assign(request, { operation: BLKIF_OP_WRITE, segmentCount: 11, idLow: i });
+          request.references.fill(i);
+          front.push(request);
+        }
+        assert.equal(front.free, 0);
+        assert.equal(back.pending(), 0, "nothing is seen before it is published");
+        front.publish();
+        assert.equal(back.pending(), front.size);
+        for (let i = 0; i < back.size; i++) {
+          back.consume(request);
+          assert.deepEqual([request.idLow, request.references[10]], [i, i]);
+          back.respond(
+            i,
+            ~i,
+            request.operation,
+            i % 2 === 0 ? BLKIF_RSP_ERROR : BLKIF_RSP_EOPNOTSUPP,
+          );
+        }
+        back.publish();
+        assert.equal(front.pending(), front.size);
+        for (let i = 0; i < front.size; i++) {
+          front.consume(response);
+          const { idLow, idHigh, operation, status } = response;
+          assert.deepEqual([idLow, idHigh], [i, ~i >>> 0]);
+          assert.deepEqual([operation, status], [BLKIF_OP_WRITE, i % 2 === 0 ? -1 : -2]);
+        }
+        assert.equal(front.free, front.size);
+        const outside = [memory.subarray(0, RING_PAGE_SIZE), memory.subarray(-RING_PAGE_SIZE)];
+        assert.ok(outside.every((page) => page.every((byte) => byte === 0xee)));
       }
-      assert.equal(front.free, 0);
-      assert.equal(back.pending(), 0, "nothing is seen before it is published");
-      front.publish();
-      assert.equal(back.pending(), front.size);
-      for (let i = 0; i < back.size; i++) {
-        back.consume(request);
-        assert.deepEqual([request.idLow, request.references[10]], [i, i]);
-        back.respond(
-          i,
-          ~i,
-          request.operation,
-          i % 2 === 0 ? BLKIF_RSP_ERROR : BLKIF_RSP_EOPNOTSUPP,
-        );
-      }
-      back.publish();
-      assert.equal(front.pending(), front.size);
-      for (let i = 0; i < front.size; i++) {
-        front.consume(response);
-        const { idLow, idHigh, operation, status } = response;
-        assert.deepEqual([idLow, idHigh], [i, ~i >>> 0]);
-        assert.deepEqual([operation, status], [BLKIF_OP_WRITE, i % 2 === 0 ? -1 : -2]);
-      }
-      assert.equal(front.free, front.size);
-      const outside = [memory.subarray(0, RING_PAGE_SIZE), memory.subarray(-RING_PAGE_SIZE)];
-      assert.ok(outside.every((page) => page.every((byte) => byte === 0xee)));
     }
-  }
-});
+  }),
+);
 
 test("a fresh ring looks as SHARED_RING_INIT leaves it, and keeps nothing of what the pages held", () => {
   const bytes = new Uint8Array(RING_PAGE_SIZE).fill(0x77);
@@ -115,68 +119,77 @@ test("a fresh ring looks as SHARED_RING_INIT leaves it, and keeps nothing of wha
   assert.deepEqual(words, expected);
 });
 
-test("one notification wakes a sleeping end; a busy one is left alone", () => {
-  const { front, back } = makeRing();
-  front.push(flush(1));
-  assert.equal(front.publish(), true, "the backend sleeps");
-  front.push(flush(2));
-  assert.equal(front.publish(), false, "it was already woken");
-  assert.equal(answerAll(back), 2);
-  front.push(flush(3));
-  assert.equal(front.publish(), false, "it has not said that it will sleep");
-  assert.equal(back.finalCheck(), true, "and before it sleeps it looks again");
-  assert.equal(answerAll(back), 1);
-  assert.equal(back.finalCheck(), false);
-  front.push(flush(4));
-  assert.equal(front.publish(), true);
-
-  assert.equal(back.publish(), true, "three responses, one notification");
-  assert.equal(back.publish(), false, "nothing new");
-  assert.deepEqual(takeIds(front), [1, 2, 3]);
-  answerAll(back);
-  assert.equal(back.publish(), false);
-  assert.equal(front.finalCheck(), true);
-  assert.deepEqual(takeIds(front), [4]);
-  assert.equal(front.finalCheck(), false);
-});
-
-test("a response slot holds the response alone: its padding is zero, whatever was there", () => {
-  for (const layout of layouts) {
-    const { words, front, back } = makeRing(1, layout);
-    front.push(flush(5));
-    front.publish();
-    assert.equal(back.pending(), 1);
-    back.consume(new BlkifRequest());
-    words.fill(0xffff_ffff, RING_HEADER_WORDS);
-    back.respond(5, 0, BLKIF_OP_FLUSH_DISKCACHE, 0);
-    const slot = words.subarray(RING_HEADER_WORDS, RING_HEADER_WORDS + layout.responseSize / 4);
-    assert.deepEqual([...slot], [5, 0, BLKIF_OP_FLUSH_DISKCACHE, 0].slice(0, slot.length));
-  }
-});
-
-test("a frontend that claims impossible requests breaks its ring for good, and nobody spins", () => {
-  const claims = [33, 1000, 0x8000_0000, -1, 0xffff_ffff];
-  for (const claim of claims) {
-    const { words, front, back } = makeRing();
+test(
+  "one notification wakes a sleeping end; a busy one is left alone",
+  shows(["2.11"], () => {
+    const { front, back } = makeRing();
     front.push(flush(1));
+    assert.equal(front.publish(), true, "the backend sleeps");
     front.push(flush(2));
-    front.publish();
-    assert.equal(back.pending(), 2);
-    const request = new BlkifRequest();
-    back.consume(request);
-    words[REQ_PROD] = claim;
-    assert.equal(back.pending(), -1);
-    assert.equal(back.broken, true);
-    words[REQ_PROD] = 2;
-    assert.equal(back.pending(), -1, "it stays broken");
+    assert.equal(front.publish(), false, "it was already woken");
+    assert.equal(answerAll(back), 2);
+    front.push(flush(3));
+    assert.equal(front.publish(), false, "it has not said that it will sleep");
+    assert.equal(back.finalCheck(), true, "and before it sleeps it looks again");
+    assert.equal(answerAll(back), 1);
     assert.equal(back.finalCheck(), false);
-    back.respond(request.idLow, 0, request.operation, 0);
-    back.consume(request);
-    assert.equal(request.idLow, 2, "what was counted before is still there");
-    assert.equal(back.publish(), true);
-    assert.deepEqual(takeIds(front), [1]);
-  }
-});
+    front.push(flush(4));
+    assert.equal(front.publish(), true);
+
+    assert.equal(back.publish(), true, "three responses, one notification");
+    assert.equal(back.publish(), false, "nothing new");
+    assert.deepEqual(takeIds(front), [1, 2, 3]);
+    answerAll(back);
+    assert.equal(back.publish(), false);
+    assert.equal(front.finalCheck(), true);
+    assert.deepEqual(takeIds(front), [4]);
+    assert.equal(front.finalCheck(), false);
+  }),
+);
+
+test(
+  "a response slot holds the response alone: its padding is zero, whatever was there",
+  shows(["2.15"], () => {
+    for (const layout of layouts) {
+      const { words, front, back } = makeRing(1, layout);
+      front.push(flush(5));
+      front.publish();
+      assert.equal(back.pending(), 1);
+      back.consume(new BlkifRequest());
+      words.fill(0xffff_ffff, RING_HEADER_WORDS);
+      back.respond(5, 0, BLKIF_OP_FLUSH_DISKCACHE, 0);
+      const slot = words.subarray(RING_HEADER_WORDS, RING_HEADER_WORDS + layout.responseSize / 4);
+      assert.deepEqual([...slot], [5, 0, BLKIF_OP_FLUSH_DISKCACHE, 0].slice(0, slot.length));
+    }
+  }),
+);
+
+test(
+  "a frontend that claims impossible requests breaks its ring for good, and nobody spins",
+  shows(["2.13"], () => {
+    const claims = [33, 1000, 0x8000_0000, -1, 0xffff_ffff];
+    for (const claim of claims) {
+      const { words, front, back } = makeRing();
+      front.push(flush(1));
+      front.push(flush(2));
+      front.publish();
+      assert.equal(back.pending(), 2);
+      const request = new BlkifRequest();
+      back.consume(request);
+      words[REQ_PROD] = claim;
+      assert.equal(back.pending(), -1);
+      assert.equal(back.broken, true);
+      words[REQ_PROD] = 2;
+      assert.equal(back.pending(), -1, "it stays broken");
+      assert.equal(back.finalCheck(), false);
+      back.respond(request.idLow, 0, request.operation, 0);
+      back.consume(request);
+      assert.equal(request.idLow, 2, "what was counted before is still there");
+      assert.equal(back.publish(), true);
+      assert.deepEqual(takeIds(front), [1]);
+    }
+  }),
+);
 
 test("requests fill the ring only as responses leave it", () => {
   const { words, front, back } = makeRing();
@@ -194,22 +207,25 @@ test("requests fill the ring only as responses leave it", () => {
   assert.equal(back.pending(), -1);
 });
 
-test("a backend that claims impossible responses breaks the ring for good", () => {
-  for (const claim of [2, 33, 0x8000_0000, -1]) {
-    const { words, front, back } = makeRing();
-    front.push(flush(1));
-    front.publish();
-    front.push(flush(2));
-    answerAll(back);
-    words[RSP_PROD] = claim;
-    assert.equal(front.pending(), -1, "only one request was published");
-    assert.equal(front.broken, true);
-    assert.equal(front.finalCheck(), false);
-    words[RSP_PROD] = 1;
-    assert.equal(front.pending(), -1);
-    assert.equal(front.free, front.size - 2);
-  }
-});
+test(
+  "a backend that claims impossible responses breaks the ring for good",
+  shows(["2.14"], () => {
+    for (const claim of [2, 33, 0x8000_0000, -1]) {
+      const { words, front, back } = makeRing();
+      front.push(flush(1));
+      front.publish();
+      front.push(flush(2));
+      answerAll(back);
+      words[RSP_PROD] = claim;
+      assert.equal(front.pending(), -1, "only one request was published");
+      assert.equal(front.broken, true);
+      assert.equal(front.finalCheck(), false);
+      words[RSP_PROD] = 1;
+      assert.equal(front.pending(), -1);
+      assert.equal(front.free, front.size - 2);
+    }
+  }),
+);
 
 test("an index that goes back breaks the ring, and what was counted stays", () => {
   const { words, front, back } = makeRing();
