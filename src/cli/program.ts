@@ -8,6 +8,7 @@ import { infoCommand } from "./commands/info.ts";
 import { driversCommand, filtersCommand } from "./commands/list.ts";
 import { serveCommand } from "./commands/serve.ts";
 import { statsCommand } from "./commands/stats.ts";
+import { testCommand } from "./commands/test.ts";
 import { topCommand } from "./commands/top.ts";
 import { xenstoreCommand } from "./commands/xenstore.ts";
 import { paint } from "./output.ts";
@@ -35,6 +36,7 @@ Try:
   program.addCommand(topCommand());
   program.addCommand(copyCommand());
   program.addCommand(xenstoreCommand());
+  program.addCommand(testCommand());
   program.addCommand(driversCommand());
   program.addCommand(filtersCommand());
   program.addCommand(completionCommand(program));

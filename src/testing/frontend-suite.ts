@@ -102,17 +102,19 @@ export class FrontendBench implements AsyncDisposable {
     return this.#store!;
   }
 
+  /** Waits until the frontend closes, lets go of its pages and closes, too. */
+  async follow(): Promise<void> {
+    await this.backend.frontendIs(5, 6);
+    this.backend.detach();
+    await this.backend.become(6);
+  }
+
   /** Closes the frontend as an honest backend has it. */
   async close(): Promise<void> {
     if (this.#store === undefined) return;
     const closing = this.#store[Symbol.asyncDispose]();
     this.#store = undefined;
-    const follow = async () => {
-      await this.backend.frontendIs(5, 6);
-      this.backend.detach();
-      await this.backend.become(6);
-    };
-    await Promise.all([closing, follow()]);
+    await Promise.all([closing, this.follow()]);
     assert.equal(this.opened.leftovers?.() ?? 0, 0, "grants or ports that the frontend has still");
   }
 
