@@ -14,7 +14,7 @@ import {
 import { type Device, SECTOR_SIZE } from "./negotiation.ts";
 import { PagePool } from "./page-pool.ts";
 import { type FrontendCounters, FrontendQueue, type QueueOwner } from "./queue.ts";
-import type { RingOffer } from "./rings.ts";
+import { MIN_POOL_PAGES, type RingOffer } from "./rings.ts";
 import type { QueueFeatures } from "./slot-writer.ts";
 
 /** The longest request taken; it is cut into as many as the ring needs. NBD's customary maximum. */
@@ -50,36 +50,33 @@ export class Connection implements Disposable {
     this.persistent = limits.persistent && device.persistent;
     this.#protocol = protocolKey(limits.protocol);
     this.features = featuresOf(options);
-    const pools: PagePool[] = [];
+    const data = dataPools(options, this.persistent);
     using undo = new DisposableStack();
-    const pool = (wanted: number, keep: boolean): PagePool | undefined => {
-      const { domain, peer, clock } = options;
-      const persistent = this.persistent;
-      const made = PagePool.create({ domain, peer, clock, wanted, minimum: 1, persistent, keep });
-      if (made !== undefined) pools.push(undo.use(made));
-      return made;
-    };
-    const { length } = offer.rings;
-    this.queues = offer.rings.map(({ ring, channel }) => {
-      const data = pool(Math.ceil(limits.maxPoolPages / length), this.persistent);
-      if (data === undefined) {
-        throw new XenError("ENOMEM", "no memory left for the pages of requests");
-      }
-      // As many as indirect requests find pages for at once.
-      const most = Math.ceil(data.count / (BLKIF_MAX_SEGMENTS_PER_REQUEST + 1));
-      const indirect = this.features.maxSegments > segmentsFor(0);
-      const indirectPool = indirect ? pool(Math.min(ring.size, most), true) : undefined;
+    for (const pool of data) undo.use(pool);
+    const pools = [...data];
+    this.queues = offer.rings.map(({ ring, channel }, i) => {
+      const indirectPool = this.#indirectPool(options, data[i]!, ring.size);
+      if (indirectPool !== undefined) pools.push(undo.use(indirectPool));
       return new FrontendQueue({
         ...options,
         ring,
         channel,
-        pool: data,
+        pool: data[i]!,
         indirectPool,
         features: this.features,
       });
     });
     undo.move();
     this.#pools = pools;
+  }
+
+  /** As many pages as indirect requests find pages for at once. */
+  #indirectPool(options: ConnectionOptions, data: PagePool, slots: number): PagePool | undefined {
+    if (this.features.maxSegments <= segmentsFor(0)) return undefined;
+    const { domain, peer, clock } = options;
+    const wanted = Math.min(slots, Math.ceil(data.count / (BLKIF_MAX_SEGMENTS_PER_REQUEST + 1)));
+    const { persistent } = this;
+    return PagePool.create({ domain, peer, clock, wanted, minimum: 1, persistent, keep: true });
   }
 
   /** As it is now: a backend may take back what it offered. */
@@ -131,6 +128,29 @@ export class Connection implements Disposable {
     for (const queue of this.queues) queue[Symbol.dispose]();
     for (const pool of this.#pools) pool[Symbol.dispose]();
     this.offer[Symbol.dispose]();
+  }
+}
+
+/** One pool for each ring, all of one size: as large as there is memory for. */
+function dataPools(options: ConnectionOptions, persistent: boolean): PagePool[] {
+  const { domain, peer, clock, offer, limits } = options;
+  const { length } = offer.rings;
+  for (let wanted = Math.ceil(limits.maxPoolPages / length); ; wanted = Math.ceil(wanted / 2)) {
+    const minimum = Math.max(wanted, MIN_POOL_PAGES);
+    using undo = new DisposableStack();
+    const pools: PagePool[] = [];
+    while (pools.length < length) {
+      const pool = PagePool.create({ domain, peer, clock, wanted, minimum, persistent });
+      if (pool === undefined) break;
+      pools.push(undo.use(pool));
+    }
+    if (pools.length === length) {
+      undo.move();
+      return pools;
+    }
+    if (wanted <= MIN_POOL_PAGES) {
+      throw new XenError("ENOMEM", "no memory left for the pages of requests");
+    }
   }
 }
 

@@ -17,6 +17,9 @@ import { queuePath, ringReferenceKey } from "../../xen/vbd.ts";
 import type { FrontendLimits } from "../features.ts";
 import type { RingLimits } from "./negotiation.ts";
 
+/** A ring without so many pages for data is not worth its own. */
+export const MIN_POOL_PAGES = 32;
+
 /** The pages of a ring, for whoever wants to look at them (or to break them, in a test). */
 export interface RingPages {
   readonly region: MemoryRegion;
@@ -46,7 +49,7 @@ export class RingOffer implements Disposable {
     let order = limits.pageOrder;
     while (rings.length < limits.queues) {
       try {
-        rings.push(allocateRing(domain, peer, order, protocol));
+        rings.push(allocateRing(domain, peer, order, protocol, rings.length + 1));
       } catch (error) {
         // The rings of a device have one size; those that came first decide it.
         if (rings.length > 0) break;
@@ -108,11 +111,14 @@ function allocateRing(
   peer: number,
   order: number,
   protocol: FrontendLimits["protocol"],
+  ringCount: number,
 ): OfferedRing {
   const pages = domain.grants.allocate(1 << order);
   if (pages === undefined) throw new XenError("ENOMEM", "no memory left for a ring");
   using undo = new DisposableStack();
   undo.use(pages);
+  using left = domain.grants.allocate(ringCount * MIN_POOL_PAGES);
+  if (left === undefined) throw new XenError("ENOMEM", "no memory left for the pages of requests");
   for (let page = 0; page < pages.count; page++) {
     if (!pages.grant(page, peer, false)) {
       throw new XenError("ENOSPC", "no grant entries left for a ring");
