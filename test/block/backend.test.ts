@@ -2,11 +2,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep, setImmediate as turn } from "node:timers/promises";
-import { BlockBackend, type BlockBackendOptions } from "../../src/block/index.ts";
-import { Reactor } from "../../src/io/reactor.ts";
-import type { BlockStore } from "../../src/store/block-store.ts";
-import { Disk } from "../../src/store/disk.ts";
-import { openStore } from "../../src/store/registry.ts";
 import {
   BLKIF_OP_DISCARD,
   BLKIF_OP_FLUSH_DISKCACHE,
@@ -19,57 +14,8 @@ import {
   BLKIF_RSP_OKAY,
   type BlkifProtocol,
 } from "../../src/wire/blkif.ts";
-import type { Domain } from "../../src/xen/domain.ts";
-import { EmbeddedMachine } from "../../src/xen/embedded/index.ts";
-import { createDomainNodes, createVbd } from "../../src/xen/toolstack.ts";
+import { backendWorld as world } from "./backend-world.ts";
 import { ScriptedFrontend } from "./scripted-frontend.ts";
-
-interface World extends AsyncDisposable {
-  readonly dom0: Domain;
-  readonly guest: Domain;
-  readonly backend: BlockBackend;
-  readonly frontend: ScriptedFrontend;
-  /** The store behind the backend, by itself. */
-  readonly disk: Disk;
-}
-
-/** Domains 0 and 1, and a vbd of 1 MiB whose frontend is the test's. */
-async function world(options: BlockBackendOptions & { delay?: string } = {}): Promise<World> {
-  const ends = new AsyncDisposableStack();
-  const reactor = new Reactor();
-  const machine = ends.use(await EmbeddedMachine.create({ reactor, memoryPages: 1024 }));
-  const dom0 = await machine.createDomain(0);
-  const guest = await machine.createDomain(1);
-  await createDomainNodes(dom0.store, 0, "Domain-0");
-  await createDomainNodes(dom0.store, 1, "guest");
-  const readOnly = options.readOnly === true;
-  const paths = await createVbd(dom0.store, {
-    frontendDomid: 1,
-    backendDomid: 0,
-    vdev: 51712,
-    readOnly,
-    params: "test",
-  });
-  const filters = [{ name: "delay", parameters: { delay: options.delay ?? "0" } }];
-  const store: BlockStore = await openStore(
-    {
-      driver: "memory",
-      parameters: { size: "1M" },
-      filters: options.delay === undefined ? [] : filters,
-    },
-    { reactor },
-  );
-  const backend = ends.use(await BlockBackend.open(dom0, paths.backend, store, options));
-  const frontend = ends.use(new ScriptedFrontend(guest, paths));
-  return {
-    dom0,
-    guest,
-    backend,
-    frontend,
-    disk: new Disk(store, reactor),
-    [Symbol.asyncDispose]: () => ends.disposeAsync(),
-  };
-}
 
 for (const protocol of ["x86_64-abi", "x86_32-abi", "arm-abi"] satisfies BlkifProtocol[]) {
   for (const ringOrder of [0, 2, 4]) {
