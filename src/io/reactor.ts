@@ -13,12 +13,24 @@ export interface Kickable {
 
 /** Rounds before the event loop gets its turn, so that no disk starves sockets, signals or its neighbours. */
 const ROUNDS_PER_TURN = 64;
+/** Settles that promises may bring about before the event loop gets its turn: one who awaits request after request never
+ * leaves the microtask queue by himself. */
+const SETTLES_BY_PROMISES_PER_TURN = 256;
 
 export class Reactor {
   readonly #dirty: Kickable[] = [];
   #count = 0;
   #settling = false;
   #scheduled = false;
+  /** Settles by `soon` since the event loop had its turn. */
+  #settlesByPromises = 0;
+  readonly #settleSoon = (): void => {
+    this.#scheduled = false;
+    this.settle();
+  };
+  readonly #turnPassed = (): void => {
+    this.#settlesByPromises = 0;
+  };
 
   /** `work.kick()` will be called once, in this settle or the next. The caller says it once per batch. */
   dirty(work: Kickable): void {
@@ -41,17 +53,22 @@ export class Reactor {
     } finally {
       this.#settling = false;
     }
-    if (this.#count > 0) setImmediate(() => this.settle());
+    if (this.#count > 0 && !this.#scheduled) {
+      this.#scheduled = true;
+      setImmediate(this.#settleSoon);
+    }
   }
 
   /** For promises and timers: one settle at the end of this turn, whatever was gathered in it. */
   soon(): void {
     if (this.#scheduled || this.#settling) return;
     this.#scheduled = true;
-    queueMicrotask(() => {
-      this.#scheduled = false;
-      this.settle();
-    });
+    if (this.#settlesByPromises === SETTLES_BY_PROMISES_PER_TURN) {
+      setImmediate(this.#settleSoon);
+      return;
+    }
+    if (this.#settlesByPromises++ === 0) setImmediate(this.#turnPassed);
+    queueMicrotask(this.#settleSoon);
   }
 }
 

@@ -64,6 +64,8 @@ export class Machine implements AsyncDisposable {
   /** The guest, once with memory of this process and once with memory that other processes can reach. */
   readonly #guests = new Map<boolean, Promise<Domain>>();
   readonly #disks = new Set<AttachedDisk>();
+  /** Names that are taken, from the first step of attaching to the last of detaching. */
+  readonly #vdevs = new Set<string>();
   #nextDomid = DOM0 + 1;
   #disposal: Promise<void> | undefined = undefined;
 
@@ -125,10 +127,12 @@ export class Machine implements AsyncDisposable {
       readOnly: options.readOnly === true,
       params: "driver" in disk ? paramsOf(disk) : "",
     };
-    const taken = [...this.#disks].find((other) => other.vdev === vdevName(vbd.vdev));
-    if (taken !== undefined) {
-      throw new XenError("EEXIST", `${taken.vdev} is attached already; choose another vdev`);
+    const name = vdevName(vbd.vdev);
+    if (this.#vdevs.has(name)) {
+      throw new XenError("EEXIST", `${name} is attached already; choose another vdev`);
     }
+    this.#vdevs.add(name);
+    undo.defer(() => void this.#vdevs.delete(name));
     if (backendDomain === undefined) {
       await createDomainNodes(this.#dom0.store, backendDomid, `backend-${backendDomid}`);
       undo.defer(() => this.#embedded.destroyDomain(backendDomid));
@@ -148,21 +152,26 @@ export class Machine implements AsyncDisposable {
       ...(options.frontend === undefined ? {} : { limits: options.frontend }),
       ...(signal === undefined ? {} : { signal }),
     });
-    undo.move();
+    undo.use(frontend);
     const attached: AttachedDisk = new AttachedDisk({
       domain: guest,
       frontend,
       backend,
       link,
-      vdev: vdevName(vbd.vdev),
+      vdev: name,
       paths,
       onclosed: async () => {
+        await using ends = new AsyncDisposableStack();
+        if (backendDomain === undefined) {
+          ends.defer(() => this.#embedded.destroyDomain(backendDomid));
+        }
+        ends.defer(() => removeVbd(this.#dom0.store, paths));
+        ends.defer(() => takeOffline(this.#dom0.store, paths));
         this.#disks.delete(attached);
-        await takeOffline(this.#dom0.store, paths);
-        await removeVbd(this.#dom0.store, paths);
-        if (backendDomain === undefined) await this.#embedded.destroyDomain(backendDomid);
+        this.#vdevs.delete(name);
       },
     });
+    undo.move();
     this.#disks.add(attached);
     return attached;
   }
