@@ -162,13 +162,13 @@ export class Machine implements AsyncDisposable {
       paths,
       onclosed: async () => {
         await using ends = new AsyncDisposableStack();
+        ends.defer(() => void this.#vdevs.delete(name));
         if (backendDomain === undefined) {
           ends.defer(() => this.#embedded.destroyDomain(backendDomid));
         }
         ends.defer(() => removeVbd(this.#dom0.store, paths));
         ends.defer(() => takeOffline(this.#dom0.store, paths));
         this.#disks.delete(attached);
-        this.#vdevs.delete(name);
       },
     });
     undo.move();
