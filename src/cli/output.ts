@@ -30,6 +30,15 @@ export function onClosedPipe(act: () => void): void {
   }
 }
 
+/** Node makes a pipe non-blocking, for everyone who holds it. A program that shares ours and writes at the same time (the
+ * client that started us) would meet EAGAIN; this makes the pipes what they were. */
+export function keepPipesBlocking(): void {
+  for (const stream of [process.stdout, process.stderr]) {
+    const { _handle: handle } = stream as { _handle?: { setBlocking?(blocking: boolean): void } };
+    handle?.setBlocking?.(true);
+  }
+}
+
 /** Rows with their columns aligned, two spaces between; the last column is left ragged. */
 export function table(rows: readonly (readonly string[])[], indent = ""): string {
   const widths: number[] = [];

@@ -7,15 +7,18 @@
 import { writeFileSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
-import type { AttachedDisk, Machine } from "../index.ts";
+import type { AttachedDisk, BackendLimits, FrontendLimits, Machine, NbdServer } from "../index.ts";
 import { formatNbdUri, type NbdAddress } from "../nbd/uri.ts";
 import type { EngineChoice, StoreSpec } from "../store/block-store.ts";
 import type { ServerStatistics } from "../trace/statistics.ts";
-import { driverNames } from "./catalogue.ts";
+import { catalogue, driverNames } from "./catalogue.ts";
 import { openControl } from "./control.ts";
 import { checkName, groupDisks } from "./disks.ts";
 import { UsageError } from "./errors.ts";
+import { backendKnobs, frontendKnobs } from "./knobs.ts";
+import { keepPipesBlocking } from "./output.ts";
 import type { ServerInfo } from "./server-info.ts";
+import { pathOfSocket, takeInheritedSockets } from "./socket-activation.ts";
 import { statisticsOf } from "./statistics.ts";
 import { packageVersion } from "./version.ts";
 
@@ -36,6 +39,8 @@ export interface ServeOptions {
   link: "thread" | "worker" | "process";
   shared?: true;
   vdev: string;
+  backend?: string[];
+  frontend?: string[];
   maxRingPageOrder?: number;
   maxIndirectSegments?: number;
   maxPersistentGrants?: number;
@@ -58,6 +63,12 @@ export async function startServer(
   options: ServeOptions,
   signal: AbortSignal,
 ): Promise<RunningServer> {
+  const inherited = takeInheritedSockets();
+  if (inherited.length > 0 && (options.unix ?? options.port) !== undefined) {
+    throw new UsageError("the socket is the one in LISTEN_FDS: leave --unix and --port out");
+  }
+  if (inherited.length > 0) keepPipesBlocking();
+  const knobs = knobsOf(options);
   const specs = await parseDisks(words, options);
   const { Machine, NbdServer } = await import("../index.ts");
   const stack = new AsyncDisposableStack();
@@ -69,14 +80,18 @@ export async function startServer(
         ontrace: ({ kind, message }) => {
           // A ring that was halted or a device that failed is told in any case: somebody's disk stands still.
           const grave = kind === "halted" || kind === "failed";
-          if (grave || options.verbose) process.stderr.write(`vbdkit: ${kind}: ${message}\n`);
+          // Statistics come only where log_stats asked for them.
+          if (grave || kind === "statistics" || options.verbose)
+            process.stderr.write(`vbdkit: ${kind}: ${message}\n`);
         },
       }),
     );
     const disks: ServedDisk[] = [];
     for (const [index, { text, spec }] of specs.entries()) {
       const vdev = vdevAt(options.vdev, index);
-      const disk = stack.use(await machine.attach(spec, attachOptions(options, vdev, signal)));
+      const disk = stack.use(
+        await machine.attach(spec, attachOptions(options, knobs, vdev, signal)),
+      );
       const name = options.exportName ?? (specs.length === 1 ? "" : vdev);
       disks.push({ words: text, name, disk });
     }
@@ -86,15 +101,11 @@ export async function startServer(
       description,
     }));
     const nbd = stack.use(new NbdServer(exports, { reactor: machine.reactor }));
-    const tcp = options.port !== undefined;
-    const path =
-      options.unix === undefined || options.unix === "-"
-        ? join(machine.directory, "nbd.sock")
-        : options.unix;
-    const { address } = await nbd.listen(
-      tcp ? { host: options.ip, port: options.port! } : { path },
-    );
-    const server = new RunningServer(machine, disks, address, stack);
+    const address =
+      inherited.length > 0
+        ? await listenOn(nbd, inherited)
+        : await listen(nbd, options, machine.directory);
+    const server = new RunningServer(machine, disks, address, stack, inherited.length > 0);
     stack.use(
       await openControl(machine.directory, {
         info: () => server.info(),
@@ -113,22 +124,45 @@ export async function startServer(
   }
 }
 
+/** Listens where the options say, or else on a socket in the machine's folder. */
+async function listen(nbd: NbdServer, options: ServeOptions, folder: string): Promise<NbdAddress> {
+  const { unix = "-", ip, port } = options;
+  const path = unix === "-" ? join(folder, "nbd.sock") : unix;
+  return (await nbd.listen(port === undefined ? { path } : { host: ip, port })).address;
+}
+
+/** Listens on sockets that were opened for us; the first is the one we tell of. */
+async function listenOn(nbd: NbdServer, descriptors: readonly number[]): Promise<NbdAddress> {
+  const addresses: NbdAddress[] = [];
+  for (const fd of descriptors) {
+    // Before Node has the socket: it may give the descriptor another number.
+    const path = pathOfSocket(fd);
+    const { address } = await nbd.listen({ fd });
+    addresses.push("path" in address && path !== undefined ? { path } : address);
+  }
+  return addresses[0]!;
+}
+
 export class RunningServer implements AsyncDisposable {
   readonly #machine: Machine;
   readonly #disks: readonly ServedDisk[];
   readonly #address: NbdAddress;
   readonly #stack: AsyncDisposableStack;
+  /** Whoever started us opened the socket and knows where it is. */
+  readonly activated: boolean;
 
   constructor(
     machine: Machine,
     disks: readonly ServedDisk[],
     address: NbdAddress,
     stack: AsyncDisposableStack,
+    activated: boolean,
   ) {
     this.#machine = machine;
     this.#disks = disks;
     this.#address = address;
     this.#stack = stack;
+    this.activated = activated;
   }
 
   async info(): Promise<ServerInfo> {
@@ -195,13 +229,26 @@ async function parseDisks(
   });
 }
 
-/** An image that others may write at the same time. Only the file driver keeps them out. */
+/** A disk that others may write at the same time. Only a driver that locks keeps them out. */
 function unlocked(spec: StoreSpec): StoreSpec {
-  if (spec.driver !== "file") return spec;
+  const driver = catalogue().drivers.find(({ name }) => name === spec.driver);
+  if (driver?.parameters.some(({ name }) => name === "lock") !== true) {
+    throw new UsageError(`--shared: driver ${spec.driver} locks nothing that could be shared`);
+  }
   return { ...spec, parameters: { lock: "off", ...spec.parameters } };
 }
 
-function attachOptions(options: ServeOptions, vdev: string, signal: AbortSignal) {
+interface Knobs {
+  readonly backend: Partial<BackendLimits>;
+  readonly frontend: Partial<FrontendLimits>;
+}
+
+function knobsOf({ backend = [], frontend = [] }: ServeOptions): Knobs {
+  const note = (message: string) => process.stderr.write(`vbdkit: note: ${message}\n`);
+  return { backend: backendKnobs(backend, note), frontend: frontendKnobs(frontend, note) };
+}
+
+function attachOptions(options: ServeOptions, knobs: Knobs, vdev: string, signal: AbortSignal) {
   const shared = defined({
     maxRingPageOrder: options.maxRingPageOrder,
     maxIndirectSegments: options.maxIndirectSegments,
@@ -216,8 +263,9 @@ function attachOptions(options: ServeOptions, vdev: string, signal: AbortSignal)
     backend: {
       ...shared,
       ...defined({ maxPersistentGrants: options.maxPersistentGrants, discard: options.discard }),
+      ...knobs.backend,
     },
-    frontend: { ...shared, ...defined({ protocol: options.protocol }) },
+    frontend: { ...shared, ...defined({ protocol: options.protocol }), ...knobs.frontend },
   };
 }
 

@@ -2,6 +2,7 @@
 import { Command, InvalidArgumentError, Option } from "commander";
 import { parseSize } from "../../util/size.ts";
 import { banner } from "../banner.ts";
+import { knobHelp } from "../knobs.ts";
 import { onClosedPipe, print, printJson } from "../output.ts";
 import { onOrphaned, startedByNpm } from "../parent.ts";
 import { runCommand } from "../run-command.ts";
@@ -45,6 +46,8 @@ export function serveCommand(): Command {
         .choices(["thread", "worker", "process"])
         .default("thread"),
     )
+    .option("--backend <NAME=VALUE>", "a parameter of the backend, listed below", collect)
+    .option("--frontend <NAME=VALUE>", "a parameter of the frontend, listed below", collect)
     .option("--max-ring-page-order <N>", "the ring has at most 2^N pages", integer(0, 4))
     .option(
       "--max-indirect-segments <N>",
@@ -67,7 +70,7 @@ export function serveCommand(): Command {
     .option("--exit-with-parent", "end when the parent ends (always so under npm and npx)")
     .option("--json", "print what is served as JSON")
     .option("--verbose", "what the backends do, and stack traces")
-    .addHelpText("after", examples);
+    .addHelpText("after", () => `\n${knobHelp()}\n${examples}`);
   return command.action((words: string[], options: ServeOptions) => serve(words, options));
 }
 
@@ -83,6 +86,8 @@ Examples:
   vbdkit serve -p 10809 -r file golden.img
   vbdkit serve a.img b.img --link worker
   vbdkit serve disk.img --max-ring-page-order 0 --no-persistent
+  vbdkit serve disk.img --frontend max_queues=4 --backend log_stats=1
+  nbdinfo [ vbdkit serve disk.img ]
 `;
 
 async function serve(words: string[], options: ServeOptions): Promise<void> {
@@ -105,7 +110,8 @@ async function serve(words: string[], options: ServeOptions): Promise<void> {
   }
   const info = await server.info();
   if (options.json) printJson(info);
-  else print(banner(info));
+  // Started by its client, our standard output is that of nbdinfo or nbdcopy.
+  else if (!server.activated) print(banner(info));
   await stop.stopped();
 }
 

@@ -1,0 +1,106 @@
+/**
+ * `--backend NAME=VALUE` and `--frontend NAME=VALUE`: the limits of both ends by the names of Linux's module
+ * parameters, read from the tables that the ends themselves keep.
+ *
+ * Invariant: a name that is unknown or a text that is no value is a mistake; a number out of its range is brought into
+ * it, as Linux does, and a person is told.
+ */
+import { type BackendParameter, backendParameters } from "../block/backend/parameters.ts";
+import {
+  type BackendLimits,
+  defaultBackendLimits,
+  defaultFrontendLimits,
+  type FrontendLimits,
+} from "../block/features.ts";
+import { type FrontendParameter, frontendParameters } from "../block/frontend/parameters.ts";
+import { didYouMean } from "../util/nearest.ts";
+import { UsageError } from "./errors.ts";
+import { table } from "./output.ts";
+
+type Knob = BackendParameter | FrontendParameter;
+type Note = (message: string) => void;
+
+export function backendKnobs(words: readonly string[], note: Note): Partial<BackendLimits> {
+  return turn("--backend", words, backendParameters, note);
+}
+
+export function frontendKnobs(words: readonly string[], note: Note): Partial<FrontendLimits> {
+  return turn("--frontend", words, frontendParameters, note);
+}
+
+function turn(option: string, words: readonly string[], knobs: readonly Knob[], note: Note) {
+  const values: Record<string, number | boolean | string> = {};
+  for (const word of words) {
+    const [, name, text] = /^([^=]+)=(.*)$/.exec(word) ?? [];
+    if (name === undefined || text === undefined) {
+      throw new UsageError(`${option} ${word}: write NAME=VALUE`);
+    }
+    const knob = knobs.find((candidate) => candidate.name === name);
+    if (knob === undefined) {
+      const names = knobs.map((candidate) => candidate.name);
+      throw new UsageError(`${option}: there is no parameter "${name}"${didYouMean(name, names)}`);
+    }
+    const value = parse(knob, text.trim());
+    if (value === undefined) throw new UsageError(`${option} ${word}: write ${rangeOf(knob)}`);
+    const allowed = typeof value === "number" ? clamped(knob, value) : value;
+    if (allowed !== value) note(`${option} ${word} is not ${rangeOf(knob)}: taken as ${allowed}`);
+    values[knob.field] = allowed;
+  }
+  return values;
+}
+
+function parse(knob: Knob, text: string): number | boolean | string | undefined {
+  switch (knob.kind) {
+    case "number":
+      return /^-?\d{1,15}$/.test(text) ? Number(text) : undefined;
+    case "switch":
+      // What the kernel takes for a module's bool.
+      if (/^(1|y|yes|on|true)$/i.test(text)) return true;
+      return /^(0|n|no|off|false)$/i.test(text) ? false : undefined;
+    case "choice":
+      return (knob.choices as readonly (string | number)[]).find(
+        (choice) => String(choice) === text,
+      );
+  }
+}
+
+function clamped(knob: Knob, value: number): number {
+  return knob.kind === "number" ? Math.min(Math.max(value, knob.minimum), knob.maximum) : value;
+}
+
+function rangeOf(knob: Knob): string {
+  switch (knob.kind) {
+    case "number":
+      return `a number from ${knob.minimum} to ${knob.maximum}`;
+    case "switch":
+      return "0 or 1";
+    case "choice":
+      return knob.choices.join(" or ");
+  }
+}
+
+/** The parameters of both ends, with ranges and defaults, for `serve --help`. */
+export function knobHelp(): string {
+  const rows = (knobs: readonly Knob[], defaults: object) =>
+    table(
+      knobs.map((knob) => [`${knob.name}=${shortRange(knob)}`, sentence(knob, defaults)]),
+      "  ",
+    );
+  return [
+    "Parameters of --backend, as of Linux's xen-blkback:",
+    rows(backendParameters, defaultBackendLimits),
+    "",
+    "Parameters of --frontend, as of Linux's xen-blkfront:",
+    rows(frontendParameters, defaultFrontendLimits),
+  ].join("\n");
+}
+
+function shortRange(knob: Knob): string {
+  if (knob.kind === "number") return `${knob.minimum}..${knob.maximum}`;
+  return knob.kind === "switch" ? "0|1" : knob.choices.join("|");
+}
+
+function sentence({ help, field }: Knob, defaults: object): string {
+  const value = (defaults as Record<string, number | boolean | string>)[field];
+  return `${help} Default ${typeof value === "boolean" ? Number(value) : value}.`;
+}
