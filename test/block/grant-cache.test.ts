@@ -111,3 +111,101 @@ test("after any sequence of requests nothing is mapped but what is kept, and the
     }),
   );
 });
+
+/** Maps references and gives them back. */
+function use(cache: GrantCache, ...list: number[]): void {
+  const pages = new MappedPages(list.length);
+  assert.equal(cache.map(references(...list), list.length, false, pages), true);
+  cache.unmap(pages);
+}
+
+test("a full cache gives up those not used since the last scan, and no page in use", () => {
+  const grants = new FakeGrants();
+  const cache = cacheOf(grants, 4);
+  const held = new MappedPages(1);
+  assert.equal(cache.map(references(8), 1, false, held), true);
+  use(cache, 9, 10, 11, 12);
+  assert.equal(cache.overflowed, true);
+  assert.equal(cache.scan(), 1, "all were used: one of them all the same");
+  assert.equal(cache.overflowed, false);
+  assert.equal(grants.handles.size, 4, "still mapped");
+  cache.unmapPurged(10);
+  assert.equal(grants.handles.size, 3);
+  // One place is free: 13 takes it, 14 overflows, and of 8, 10, 11, 13 those two were not used since the scan.
+  use(cache, 13, 14);
+  assert.equal(cache.overflowed, true);
+  assert.equal(cache.scan(), 1);
+  cache.unmapPurged(10);
+  const maps = grants.maps;
+  use(cache, 13);
+  assert.equal(grants.maps, maps, "the one used last stayed");
+  cache.unmap(held);
+  cache.clear();
+  assert.equal(grants.handles.size, 0);
+});
+
+test("a page that is old is given up though there is room, and mapped anew when it comes again", () => {
+  const grants = new FakeGrants();
+  const cache = cacheOf(grants, 8, { unusedMilliseconds: 60_000 });
+  assert.equal(cache.nextOld, Number.POSITIVE_INFINITY);
+  use(cache, 9, 10);
+  cache.now = 30_000;
+  use(cache, 10);
+  assert.equal(cache.nextOld, 60_000);
+  cache.now = 60_000;
+  assert.equal(cache.scan(), 1);
+  use(cache, 9);
+  assert.equal(grants.handles.size, 3, "the old mapping waits to be ended, the new one lives");
+  assert.equal(cache.mapped, 3);
+  assert.equal(cache.scan(), 0, "not before the last ones are gone");
+  cache.unmapPurged(1);
+  assert.deepEqual([...grants.handles.values()].sort(), [10, 9].sort());
+  cache.clear();
+  assert.equal(grants.handles.size, 0);
+});
+
+test("whatever is mapped, given back, scanned and purged, no handle is lost", () => {
+  const step = fc.oneof(
+    fc.record({ use: fc.array(fc.integer({ min: 8, max: 30 }), { minLength: 1, maxLength: 11 }) }),
+    fc.record({ pass: fc.nat(100) }),
+    fc.constant("release" as const),
+    fc.constant("scan" as const),
+    fc.constant("unmap" as const),
+  );
+  fc.assert(
+    fc.property(fc.array(step, { maxLength: 60 }), fc.nat(8), (steps, capacity) => {
+      const grants = new FakeGrants();
+      const cache = cacheOf(grants, capacity, { unusedMilliseconds: 150 });
+      const held: MappedPages[] = [];
+      for (const each of steps) {
+        if (each === "release") {
+          const pages = held.shift();
+          if (pages !== undefined) cache.unmap(pages);
+        } else if (each === "scan") cache.scan();
+        else if (each === "unmap") cache.unmapPurged(2);
+        else if ("pass" in each) cache.now += each.pass;
+        else {
+          const pages = new MappedPages(11);
+          cache.map(Uint32Array.from(each.use), each.use.length, true, pages);
+          for (let i = 0; i < pages.count; i++) assert.equal(pages.starts[i], each.use[i]! * 4096);
+          held.push(pages);
+        }
+        assert.equal(cache.mapped, grants.handles.size);
+        assert.ok(cache.kept <= capacity);
+      }
+      for (const pages of held) cache.unmap(pages);
+      cache.clear();
+      assert.equal(grants.handles.size, 0);
+    }),
+  );
+});
+
+test("room for a request is what others left of the buffer pages, and one always has room", () => {
+  const cache = cacheOf(new FakeGrants(), 0, { bufferPages: 4 });
+  const pages = new MappedPages(11);
+  assert.equal(cache.hasRoom(11), true);
+  assert.equal(cache.map(references(8, 9, 10), 3, true, pages), true);
+  assert.deepEqual([cache.hasRoom(1), cache.hasRoom(2)], [true, false]);
+  cache.unmap(pages);
+  assert.equal(cache.hasRoom(11), true);
+});
