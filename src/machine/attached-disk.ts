@@ -1,17 +1,11 @@
 /** A disk attached to a machine: the promise face of its frontend, and what can be told of both ends. */
 import type { BlockFrontend, FrontendCounters, Negotiated } from "../block/index.ts";
 import { Disk } from "../store/disk.ts";
-import {
-  REQ_EVENT,
-  REQ_PROD,
-  RING_HEADER_WORDS,
-  RSP_EVENT,
-  RSP_PROD,
-} from "../wire/shared-ring.ts";
 import type { Domain } from "../xen/domain.ts";
 import type { VbdPaths } from "../xen/toolstack.ts";
 import type { BackendLink } from "./backend-link.ts";
 import type { BackendReport } from "./backend-protocol.ts";
+import { type RingIndexes, ringIndexes } from "./ring-indexes.ts";
 import { VbdStore } from "./vbd-store.ts";
 
 /** Where a backend lives. */
@@ -24,13 +18,10 @@ export interface AttachmentInformation {
   readonly frontendPath: string;
   readonly backendPath: string;
   readonly negotiated: Negotiated;
-  /** The shared indexes, as they stand in the ring's first page. */
-  readonly ring: {
-    readonly requestsProduced: number;
-    readonly requestEvent: number;
-    readonly responsesProduced: number;
-    readonly responseEvent: number;
-  };
+  /** The shared indexes, as they stand in the first page of the (first) ring. */
+  readonly ring: RingIndexes;
+  /** The same of every ring, as the backend sees them. */
+  readonly rings: readonly RingIndexes[];
   readonly frontend: FrontendCounters & {
     readonly grants: BackendReport["grants"];
     readonly events: BackendReport["events"];
@@ -68,9 +59,7 @@ export class AttachedDisk extends Disk {
 
   async information(): Promise<AttachmentInformation> {
     const { domain, frontend, backend, link, paths } = this.#attachment;
-    const bytes = frontend.ring.bytes;
-    const indexes = new Int32Array(bytes.buffer, bytes.byteOffset, RING_HEADER_WORDS);
-    const index = (at: number) => Atomics.load(indexes, at) >>> 0;
+    const report = await backend.report();
     const { granted, mapped, maps, unmaps, copies } = domain.grants.counters;
     const { sent, delivered } = domain.events.counters;
     return {
@@ -79,18 +68,14 @@ export class AttachedDisk extends Disk {
       frontendPath: paths.frontend,
       backendPath: paths.backend,
       negotiated: frontend.negotiated,
-      ring: {
-        requestsProduced: index(REQ_PROD),
-        requestEvent: index(REQ_EVENT),
-        responsesProduced: index(RSP_PROD),
-        responseEvent: index(RSP_EVENT),
-      },
+      ring: ringIndexes(frontend.ring.bytes),
+      rings: report.rings.map((ring) => ring.indexes),
       frontend: {
         ...frontend.counters,
         grants: { granted, mapped, maps, unmaps, copies },
         events: { sent, delivered },
       },
-      backend: await backend.report(),
+      backend: report,
     };
   }
 

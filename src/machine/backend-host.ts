@@ -1,9 +1,11 @@
 /** The far side of a backend that lives in a worker or a child process: joins the machine as a domain, opens the
  * store there, runs the backend, and answers questions about it until it is told to close. */
-import { type BackendEvent, BlockBackend } from "../block/index.ts";
+import { availableParallelism } from "node:os";
+import { type BackendEvent, BlockBackend, linuxStatistics } from "../block/index.ts";
 import { Reactor } from "../io/reactor.ts";
 import type { BlockStore, Extent } from "../store/block-store.ts";
 import { openStore } from "../store/registry.ts";
+import { systemClock } from "../util/clock.ts";
 import type { Domain } from "../xen/domain.ts";
 import { joinMachine } from "../xen/embedded/index.ts";
 import {
@@ -15,6 +17,7 @@ import {
   type Question,
   type ToBackend,
 } from "./backend-protocol.ts";
+import { ringIndexes } from "./ring-indexes.ts";
 
 /** Serves the channel; resolves when the backend was closed. `lost` aborts when the other side is gone. */
 export async function hostBackend(
@@ -72,7 +75,13 @@ async function openBackend(
     const store = await openStore(setup.spec, { reactor, readOnly, engine });
     return [
       domain,
-      await BlockBackend.open(domain, setup.path, store, { readOnly, limits, ontrace }),
+      await BlockBackend.open(domain, setup.path, store, {
+        readOnly,
+        limits,
+        ontrace,
+        cpus: availableParallelism(),
+        clock: systemClock,
+      }),
     ];
   } catch (error) {
     await domain[Symbol.asyncDispose]();
@@ -110,10 +119,20 @@ export function reportOf(backend: BlockBackend, domain: Domain): BackendReport {
   const { size, readOnly, block, discard, shareable, depth, engine } = backend.store.info;
   const { granted, mapped, maps, unmaps, copies } = domain.grants.counters;
   const { sent, delivered } = domain.events.counters;
+  const { rings: each = [], ...total } = backend.counters ?? {};
+  const queue = "requests" in total ? total : undefined;
+  const pages = backend.rings;
+  const rings = each.map((counters, index) => ({
+    indexes: ringIndexes(pages[index]!),
+    queue: counters,
+    statistics: linuxStatistics(counters),
+  }));
   return {
     store: { size, readOnly, block, discard, shareable, depth, engine },
     negotiated: backend.negotiated,
-    queue: backend.counters,
+    queue,
+    statistics: queue && linuxStatistics(queue),
+    rings,
     grants: { granted, mapped, maps, unmaps, copies },
     events: { sent, delivered },
   };

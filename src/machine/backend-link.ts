@@ -1,10 +1,12 @@
 /** A backend seen from the machine, wherever it lives: on this thread, in a worker, or in a child process. */
 import { type ChildProcess, fork } from "node:child_process";
+import { availableParallelism } from "node:os";
 import { Worker } from "node:worker_threads";
 import { type BackendEvent, type BackendLimits, BlockBackend } from "../block/index.ts";
 import { siblingModule } from "../io/sibling.ts";
 import type { BlockStore, EngineChoice, Extent, StoreSpec } from "../store/block-store.ts";
 import { Errno, type ErrnoName, StoreError } from "../store/errors.ts";
+import { systemClock } from "../util/clock.ts";
 import type { Domain } from "../xen/domain.ts";
 import type { DomainTicket } from "../xen/embedded/index.ts";
 import { reportOf } from "./backend-host.ts";
@@ -36,6 +38,8 @@ export async function localBackend(
     readOnly,
     limits,
     ontrace,
+    cpus: availableParallelism(),
+    clock: systemClock,
   });
   return {
     report: async () => reportOf(backend, domain),

@@ -2,9 +2,16 @@
  * What the machine and a backend that lives elsewhere (a worker, a child process) say to one another: plain data, a
  * question with its number and one answer to it. Requests and data never come this way; they cross the ring.
  */
-import type { BackendEvent, BackendLimits, Negotiated, QueueCounters } from "../block/index.ts";
+import type {
+  BackendEvent,
+  BackendLimits,
+  LinuxStatistics,
+  Negotiated,
+  QueueCounters,
+} from "../block/index.ts";
 import type { BlockStoreInfo, EngineChoice, Extent, StoreSpec } from "../store/block-store.ts";
 import type { DomainTicket } from "../xen/embedded/index.ts";
+import type { RingIndexes } from "./ring-indexes.ts";
 
 /** The first message to a backend's host. */
 export interface BackendSetup {
@@ -22,7 +29,12 @@ export interface BackendReport {
   /** The store's info, without what cannot be copied. */
   readonly store: StoreFacts;
   readonly negotiated: Negotiated | undefined;
+  /** The sum over all rings; undefined between connections. */
   readonly queue: QueueCounters | undefined;
+  /** The same by Linux's names. */
+  readonly statistics: LinuxStatistics | undefined;
+  /** Each ring; empty between connections. */
+  readonly rings: readonly RingReport[];
   readonly grants: {
     readonly granted: number;
     readonly mapped: number;
@@ -31,6 +43,12 @@ export interface BackendReport {
     readonly copies: number;
   };
   readonly events: { readonly sent: number; readonly delivered: number };
+}
+
+export interface RingReport {
+  readonly indexes: RingIndexes;
+  readonly queue: QueueCounters;
+  readonly statistics: LinuxStatistics;
 }
 
 export type StoreFacts = Pick<

@@ -1,4 +1,5 @@
 /** A machine without Xen, with virtual block devices. */
 export { AttachedDisk, type AttachmentInformation, type Link } from "./attached-disk.ts";
-export type { BackendReport, StoreFacts } from "./backend-protocol.ts";
+export type { BackendReport, RingReport, StoreFacts } from "./backend-protocol.ts";
 export { type AttachOptions, Machine, type MachineOptions } from "./machine.ts";
+export type { RingIndexes } from "./ring-indexes.ts";
