@@ -137,6 +137,8 @@ export class World implements AsyncDisposable {
   async move(domid: number): Promise<ScriptedBackend> {
     const domain = await this.machine.createDomain(domid);
     await createDomainNodes(this.dom0.store, domid, `backend-${domid}`);
+    // The rights to what is there are those of the first backend.
+    await this.dom0.store.remove(this.paths.frontend);
     const paths = await createVbd(this.dom0.store, vbd(domid));
     this.backend = new ScriptedBackend(domain, paths);
     this.serve();

@@ -27,6 +27,8 @@ export class Dispatcher implements Kickable {
   #features: QueueFeatures | undefined = undefined;
   #next = 0;
   readonly #held = new Fifo<BlockRequest>();
+  /** Ordered writes whose barriers were refused: they come before what is held. */
+  readonly #again = new Fifo<BlockRequest>();
   readonly #refused: BlockRequest[] = [];
   #failed = 0;
   #idle: PromiseWithResolvers<void> | undefined = undefined;
@@ -40,7 +42,7 @@ export class Dispatcher implements Kickable {
 
   submit(request: BlockRequest): void {
     if (this.#failed !== 0) this.refuse(request, this.#failed);
-    else if (this.#freezer.frozen) this.#held.push(request);
+    else if (this.#freezer.frozen || !this.#mayPass(request)) this.#held.push(request);
     else this.#pass(request);
   }
 
@@ -67,7 +69,8 @@ export class Dispatcher implements Kickable {
     this.#freezer.freeze("disconnected");
     this.#freezer.thaw("wait idle");
     this.#freezer.thaw("single step");
-    for (const request of this.#abandon().reverse()) {
+    const first = [...this.#abandon(), ...takeAll(this.#again)];
+    for (const request of first.reverse()) {
       request.status = 0;
       this.#held.unshift(request);
     }
@@ -103,20 +106,23 @@ export class Dispatcher implements Kickable {
 
   #goOn(): void {
     while (!this.#freezer.frozen) {
-      const request = this.#held.shift();
-      if (request === undefined) return;
+      const from = this.#again.empty ? this.#held : this.#again;
+      const request = from.peek();
+      if (request === undefined || !this.#mayPass(request)) return;
+      from.shift();
       this.#pass(request);
     }
   }
 
+  /** Whether a request may go to a ring now; what keeps it is left with the freezer. */
+  #mayPass(request: BlockRequest): boolean {
+    if ((request.flags & ORDERED) === 0 || this.#barrierKeeps(request)) return true;
+    const idle = this.#allIdle;
+    this.#freezer.freeze(idle ? "single step" : "wait idle");
+    return idle;
+  }
+
   #pass(request: BlockRequest): void {
-    if ((request.flags & ORDERED) !== 0 && !this.#barrierKeeps(request)) {
-      if (!this.#allIdle) {
-        this.unordered(request);
-        return;
-      }
-      this.#freezer.freeze("single step");
-    }
     const queue = this.#queues[this.#next]!;
     this.#next = (this.#next + 1) % this.#queues.length;
     queue.submit(request);
@@ -131,15 +137,19 @@ export class Dispatcher implements Kickable {
     return keeps;
   }
 
-  /** An ordered write has to wait until nothing is in flight, and everything later for it. */
+  /** The barrier of an ordered write was refused: it has to wait until nothing is in flight, and what is held for it. */
   unordered(request: BlockRequest): void {
-    this.#held.unshift(request);
+    this.#again.push(request);
     this.#freezer.freeze("wait idle");
   }
 
   get #allIdle(): boolean {
     for (const queue of this.#queues) if (!queue.idle) return false;
     return true;
+  }
+
+  get #noneHeld(): boolean {
+    return this.#held.empty && this.#again.empty;
   }
 
   get #inFlight(): number {
@@ -162,14 +172,14 @@ export class Dispatcher implements Kickable {
     if (this.#inFlight > 0) return;
     this.#drained?.resolve();
     this.#drained = undefined;
-    if (!this.#held.empty || !this.#allIdle) return;
+    if (!this.#noneHeld || !this.#allIdle) return;
     this.#idle?.resolve();
     this.#idle = undefined;
   }
 
   /** Resolves when nothing waits and nothing is in flight. */
   async idle(): Promise<void> {
-    if (this.#held.empty && this.#allIdle) return;
+    if (this.#noneHeld && this.#allIdle) return;
     this.#idle ??= Promise.withResolvers<void>();
     await this.#idle.promise;
   }
@@ -185,15 +195,13 @@ export class Dispatcher implements Kickable {
   async cancel(): Promise<void> {
     this.#endHeld(Errno.ECANCELED);
     for (const queue of this.#queues) queue.cancel(Errno.ECANCELED);
+    this.#reactor.soon();
     await this.idle();
   }
 
   /** What is submitted meanwhile is not meant. */
   #endHeld(errno: number): void {
-    const held: BlockRequest[] = [];
-    for (let request = this.#held.shift(); request !== undefined; request = this.#held.shift()) {
-      held.push(request);
-    }
+    const held = [...takeAll(this.#again), ...takeAll(this.#held)];
     for (const request of held) complete(request, errno);
   }
 
@@ -206,4 +214,12 @@ export class Dispatcher implements Kickable {
     this.#settle();
     this.#reactor.soon();
   }
+}
+
+function takeAll(queue: Fifo<BlockRequest>): BlockRequest[] {
+  const requests: BlockRequest[] = [];
+  for (let request = queue.shift(); request !== undefined; request = queue.shift()) {
+    requests.push(request);
+  }
+  return requests;
 }

@@ -570,11 +570,11 @@ export class BlockFrontend implements BlockStore {
     const known = this.#offer !== undefined || this.#info !== undefined;
     if (known && this.#device.state !== XenbusState.closed) {
       await this.#device.switchState(XenbusState.closing).catch(() => {});
-      // The backend unmaps when it sees Closed, so that our pages are ours again.
       await this.#device.switchState(XenbusState.closed).catch(() => {});
-      if (this.#offer !== undefined) {
-        await this.#within(this.#otherendClosed.promise, CLOSE_TIMEOUT_MILLISECONDS);
-      }
+    }
+    // The backend unmaps when it sees Closed, so that our pages are ours again.
+    if (this.#offer !== undefined) {
+      await this.#within(this.#otherendClosed.promise, CLOSE_TIMEOUT_MILLISECONDS);
     }
     await this.#device[Symbol.asyncDispose]();
     this.#drop();

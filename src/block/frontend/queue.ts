@@ -402,6 +402,7 @@ export class FrontendQueue implements Kickable {
       request.status ||= errno;
       if (request.childrenLeft === 0) complete(request);
     }
+    this.#touch();
   }
 
   #takeWaiting(): BlockRequest[] {
