@@ -1,5 +1,5 @@
 /** From what a server knows of its attached disks to their statistics by Linux's names. */
-import type { AttachmentInformation, QueueCounters } from "../index.ts";
+import type { AttachmentInformation, RingReport } from "../index.ts";
 import {
   type DiskStatistics,
   type DomainStatistics,
@@ -29,7 +29,7 @@ export function statisticsOf(info: ServerInfo, uptimeSeconds: number): ServerSta
 }
 
 function diskStatistics({ vdev, disk, attachment }: ServedDiskInfo): DiskStatistics {
-  const rings = ringsOf(attachment).map(ringStatistics);
+  const rings = attachment.backend.rings.map(ringStatistics);
   const { freezes, copiedBytes, errors } = attachment.frontend;
   return {
     vdev,
@@ -43,26 +43,17 @@ function diskStatistics({ vdev, disk, attachment }: ServedDiskInfo): DiskStatist
   };
 }
 
-/** None between connections. */
-function ringsOf({ backend }: AttachmentInformation): readonly QueueCounters[] {
-  return backend.queue === undefined ? [] : [backend.queue];
-}
-
-function ringStatistics(counters: QueueCounters): RingStatistics {
+function ringStatistics({ statistics, queue }: RingReport): RingStatistics {
   return {
-    statistics: {
-      oo_req: counters.outOfRequests,
-      rd_req: counters.reads,
-      wr_req: counters.writes,
-      f_req: counters.flushes,
-      ds_req: counters.discards,
-      rd_sect: counters.readSectors,
-      wr_sect: counters.writtenSectors,
+    statistics,
+    inFlight: queue.inFlight,
+    errors: queue.errors,
+    brokenRules: queue.brokenRules,
+    grantCache: {
+      mapped: queue.mappedPages,
+      persistent: queue.persistentPages,
+      purged: queue.purgedPages,
     },
-    inFlight: counters.requests - counters.responses,
-    errors: counters.errors,
-    brokenRules: counters.brokenRules,
-    grantCache: { mapped: counters.mappedPages, persistent: counters.persistentPages },
   };
 }
 

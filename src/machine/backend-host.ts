@@ -1,5 +1,6 @@
 /** The far side of a backend that lives in a worker or a child process: joins the machine as a domain, opens the
  * store there, runs the backend, and answers questions about it until it is told to close. */
+import { subscribe } from "node:diagnostics_channel";
 import { availableParallelism } from "node:os";
 import { type BackendEvent, BlockBackend, linuxStatistics } from "../block/index.ts";
 import { Reactor } from "../io/reactor.ts";
@@ -14,6 +15,7 @@ import {
   type FromBackend,
   MAX_EXTENTS_PER_ANSWER,
   type MessageChannelEnd,
+  NOTES,
   type Question,
   type ToBackend,
 } from "./backend-protocol.ts";
@@ -28,6 +30,8 @@ export async function hostBackend(
   let backend: BlockBackend | undefined;
   let domain: Domain | undefined;
   lost.addEventListener("abort", () => closed.resolve(), { once: true });
+  // Nobody listens in this thread or process: they are for whoever started it.
+  subscribe(NOTES, (note) => channel.post({ note }));
   channel.onmessage = (message) => {
     const number = "number" in message ? message.number : undefined;
     const work = async (): Promise<void> => {

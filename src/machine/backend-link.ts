@@ -1,5 +1,6 @@
 /** A backend seen from the machine, wherever it lives: on this thread, in a worker, or in a child process. */
 import { type ChildProcess, fork } from "node:child_process";
+import { channel } from "node:diagnostics_channel";
 import { availableParallelism } from "node:os";
 import { Worker } from "node:worker_threads";
 import { type BackendEvent, type BackendLimits, BlockBackend } from "../block/index.ts";
@@ -10,7 +11,13 @@ import { systemClock } from "../util/clock.ts";
 import type { Domain } from "../xen/domain.ts";
 import type { DomainTicket } from "../xen/embedded/index.ts";
 import { reportOf } from "./backend-host.ts";
-import type { BackendReport, FromBackend, Question, ToBackend } from "./backend-protocol.ts";
+import {
+  type BackendReport,
+  type FromBackend,
+  NOTES,
+  type Question,
+  type ToBackend,
+} from "./backend-protocol.ts";
 
 export interface BackendLink extends AsyncDisposable {
   report(): Promise<BackendReport>;
@@ -26,6 +33,8 @@ export interface BackendLinkOptions {
   /** The worker or process that ran the backend ended by itself: its domain is dead. */
   readonly ondeath: () => void;
 }
+
+const notes = channel(NOTES);
 
 /** On this thread: the fastest, because nothing has to be woken. */
 export async function localBackend(
@@ -73,6 +82,7 @@ export async function remoteBackend(
   const onmessage = (message: FromBackend): void => {
     if ("ready" in message) ready.resolve();
     else if ("event" in message) options.ontrace(message.event);
+    else if ("note" in message) notes.publish(message.note);
     else if ("answer" in message) {
       waiting.get(message.number)?.resolve(message.answer);
       waiting.delete(message.number);

@@ -67,8 +67,13 @@ export type ToBackend = { readonly setup: BackendSetup } | ({ readonly number: n
 export type FromBackend =
   | { readonly ready: true }
   | { readonly event: BackendEvent }
+  /** What the library does without there, as published on the diagnostics channel NOTES. */
+  | { readonly note: unknown }
   | { readonly number: number; readonly answer: Extent[] | BackendReport | true }
   | { readonly number: number | undefined; readonly error: { code: string; message: string } };
+
+/** The diagnostics channel of notes for people; one that was published elsewhere is published here again. */
+export const NOTES = "vbdkit:note";
 
 /** Extents of one answer: a fragmented image must not make a message without bound; the asker comes again. */
 export const MAX_EXTENTS_PER_ANSWER = 4096;

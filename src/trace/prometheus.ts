@@ -93,12 +93,7 @@ const ringRows: readonly Row<RingStatistics>[] = [
       (ring) => ring.statistics[name],
     ],
   ),
-  [
-    "requests_in_flight",
-    "gauge",
-    "Requests taken from the ring and not answered yet.",
-    (ring) => ring.inFlight,
-  ],
+  ["requests_in_flight", "gauge", "Requests that the store carries out.", (ring) => ring.inFlight],
   [
     "store_errors_total",
     "counter",
@@ -116,6 +111,12 @@ const ringRows: readonly Row<RingStatistics>[] = [
     "gauge",
     "Of the mapped pages, those that stay mapped between requests.",
     (ring) => ring.grantCache.persistent,
+  ],
+  [
+    "grant_cache_purged_pages_total",
+    "counter",
+    "Kept pages that were given back because they were old or too many.",
+    (ring) => ring.grantCache.purged,
   ],
 ];
 

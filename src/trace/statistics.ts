@@ -20,14 +20,19 @@ export interface VbdStatistics {
 
 export interface RingStatistics {
   readonly statistics: VbdStatistics;
-  /** Requests taken from the ring and not answered yet. */
+  /** Requests that the store carries out now. */
   readonly inFlight: number;
   /** Requests that the store could not carry out. */
   readonly errors: number;
   /** Requests that were refused, by the name of the rule they broke. */
   readonly brokenRules: Readonly<Record<string, number>>;
-  /** Pages of the guest that the backend has mapped now; `persistent` of them stay mapped between requests. */
-  readonly grantCache: { readonly mapped: number; readonly persistent: number };
+  /** Pages of the guest that the backend has mapped now, of those kept mapped from request to request, and how many
+   * kept ones were given back because they were old or too many. */
+  readonly grantCache: {
+    readonly mapped: number;
+    readonly persistent: number;
+    readonly purged: number;
+  };
 }
 
 export interface DiskStatistics {

@@ -19,7 +19,7 @@ const ring = (base: number) => ({
   inFlight: 2,
   errors: 1,
   brokenRules: base === 0 ? {} : { endOfDevice: 7 },
-  grantCache: { mapped: 40, persistent: 32 },
+  grantCache: { mapped: 40, persistent: 32, purged: 5 },
 });
 const rings = [ring(0), ring(100)];
 const server: ServerStatistics = {

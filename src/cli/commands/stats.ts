@@ -53,6 +53,7 @@ const columns: readonly Column<Row>[] = [
   { title: "errors", cell: (row) => row.errors },
   { title: "mapped", cell: (row) => row.grantCache.mapped },
   { title: "persistent", cell: (row) => row.grantCache.persistent },
+  { title: "purged", cell: (row) => row.grantCache.purged },
 ];
 
 /** A line for each ring, and one for the sums of a disk that has several; then the rules that were broken. */
@@ -82,6 +83,7 @@ function rowsOf(disk: DiskStatistics): Row[] {
       grantCache: {
         mapped: sum((ring) => ring.grantCache.mapped),
         persistent: sum((ring) => ring.grantCache.persistent),
+        purged: sum((ring) => ring.grantCache.purged),
       },
     },
     ...rows,
