@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { existsSync } from "node:fs";
-import { mkdir, readFile, rmdir, stat, writeFile } from "node:fs/promises";
+import { mkdir, readFile, rm, rmdir, stat, writeFile } from "node:fs/promises";
 import { describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
@@ -51,6 +51,8 @@ async function flushedRounds(
   served.child.kill(signal);
   const { code } = await served.outcome;
   if (signal === "SIGTERM") assert.equal(code, 0);
+  // Nobody tidies up after SIGKILL.
+  else await rm(served.info.directory, { recursive: true });
   const { stdout } = await outcome;
   const flushed = Number(stdout.trim().split("\n").at(-1));
   assert.ok(flushed >= 3);
