@@ -542,7 +542,7 @@ export class BlockFrontend implements BlockStore {
   #broken(reason: string): void {
     const error = new XenError(
       "EPROTO",
-      `${this.path}: the backend sent ${reason}; the disk is disabled`,
+      `${this.path}: the backend ${reason}; the disk is disabled`,
     );
     this.#dispatcher.fail(Errno.EIO);
     this.#announce(error);

@@ -31,7 +31,7 @@ import { type QueueFeatures, SlotWriter } from "./slot-writer.ts";
 
 /** Whom a ring tells. */
 export interface QueueOwner {
-  /** The backend answered something that was not asked. Is to end in a call of `fail`. */
+  /** What the backend does that it must not, beginning with the verb. Is to end in a call of `fail`. */
   broken(reason: string): void;
   /** Nothing is on the ring. Called from kicks, as long as it is so. */
   quiet(): void;
@@ -185,7 +185,7 @@ export class FrontendQueue implements Kickable {
     for (let any = false; ; any = true) {
       let count = this.#ring.pending();
       if (count < 0) {
-        this.#owner.broken("an impossible response index");
+        this.#owner.broken("sent an impossible response index");
         return any;
       }
       if (count === 0) {
@@ -207,11 +207,13 @@ export class FrontendQueue implements Kickable {
   #answered(response: BlkifResponse): boolean {
     const command = response.idHigh === 0 ? this.#commands[response.idLow] : undefined;
     if (command === undefined || command.state !== CommandState.busy) {
-      this.#owner.broken(`a response to request ${response.idLow}, which is not in flight`);
+      this.#owner.broken(`sent a response to request ${response.idLow}, which is not in flight`);
       return false;
     }
     if (response.operation !== command.operation) {
-      this.#owner.broken(`operation ${response.operation} in the response to ${command.operation}`);
+      this.#owner.broken(
+        `sent operation ${response.operation} in the response to ${command.operation}`,
+      );
       return false;
     }
     this.#counters.responses++;
@@ -366,7 +368,7 @@ export class FrontendQueue implements Kickable {
     // With nothing on the ring no page will come back: those there are have to do.
     if (this.#inFlight === 0) length = Math.min(length, this.#writer.affordable);
     if (length === 0) {
-      this.#owner.broken(`too little: it keeps ${this.#pool.quarantined} of our pages mapped`);
+      this.#owner.broken(`keeps ${this.#pool.quarantined} of our pages mapped`);
       return Step.short;
     }
     if (operation === BLKIF_OP_WRITE_BARRIER && length < left) {
