@@ -6,13 +6,12 @@
  * followed one state at a time; whatever was granted is taken back before the memory is used again; a request that was
  * submitted is completed once, over however many connections.
  */
-import {
-  type BlockRequest,
-  type BlockStore,
-  type BlockStoreInfo,
-  type Extent,
-  Operation,
-  type StoreListener,
+import type {
+  BlockRequest,
+  BlockStore,
+  BlockStoreInfo,
+  Extent,
+  StoreListener,
 } from "../../store/block-store.ts";
 import { Errno, StoreError } from "../../store/errors.ts";
 import { StoreListeners } from "../../store/listeners.ts";
@@ -37,8 +36,9 @@ import {
   MAX_RING_PAGE_ORDER,
   type Negotiated,
 } from "../features.ts";
+import { brokenRule } from "./broken-rule.ts";
 import { ORDERED } from "./completion.ts";
-import { Connection, MAX_REQUEST_BYTES, protocolKey } from "./connection.ts";
+import { Connection, protocolKey } from "./connection.ts";
 import { Dispatcher } from "./dispatcher.ts";
 import { pollWrite } from "./dump.ts";
 import { type FrontendFigures, figuresOf } from "./figures.ts";
@@ -209,7 +209,7 @@ export class BlockFrontend implements BlockStore {
   }
 
   submit(request: BlockRequest): void {
-    const errno = this.#check(request);
+    const errno = brokenRule(request, this.#info);
     if (errno !== 0) this.#dispatcher.refuse(request, errno);
     else this.#dispatcher.submit(request);
   }
@@ -219,29 +219,6 @@ export class BlockFrontend implements BlockStore {
   submitOrdered(request: BlockRequest): void {
     request.flags |= ORDERED;
     this.submit(request);
-  }
-
-  /** The rules that the backend would enforce, so that they fail here and by their names. */
-  #check(request: BlockRequest): number {
-    if (request.operation === Operation.flush) return 0;
-    const info = this.#info;
-    if (info === undefined) return Errno.EIO;
-    const { offset, length } = request;
-    const sector = info.block.minimum;
-    if (
-      offset < 0 ||
-      length < 0 ||
-      offset % sector !== 0 ||
-      length % sector !== 0 ||
-      length > MAX_REQUEST_BYTES * (request.segments === undefined ? Number.MAX_SAFE_INTEGER : 1)
-    ) {
-      return Errno.EINVAL;
-    }
-    if (offset + length > info.size) {
-      return request.operation === Operation.read ? Errno.EINVAL : Errno.ENOSPC;
-    }
-    const reads = request.operation === Operation.read || request.operation === Operation.cache;
-    return info.readOnly && !reads ? Errno.EROFS : 0;
   }
 
   /** Writes without events, promises or the event loop: for the last words of a process that is going down (xbd_dump). What
@@ -254,7 +231,7 @@ export class BlockFrontend implements BlockStore {
       queues,
       reactor: this.#domain.reactor,
       late: () => this.#options.clock.now() > deadline,
-      check: (request) => this.#check(request),
+      check: (request) => brokenRule(request, this.#info),
       offset,
       bytes,
     });
