@@ -1,0 +1,135 @@
+/** Any order of a peer's states and keys, from both sides: nobody crashes, hangs or keeps what is not theirs, and the
+ * next honest peer is served. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { setImmediate as turn } from "node:timers/promises";
+import fc from "fast-check";
+import { BlockBackend, BlockFrontend } from "../../src/block/index.ts";
+import { openStore } from "../../src/store/registry.ts";
+import {
+  RequestRunner,
+  ScriptedBackend,
+  ScriptedFrontend,
+  vbdPair,
+} from "../../src/testing/index.ts";
+import type { Clock } from "../../src/util/clock.ts";
+import { BLKIF_OP_READ, BLKIF_RSP_OKAY } from "../../src/wire/blkif.ts";
+import { explore, seconds } from "./budget.ts";
+import { openPorts } from "./open-ports.ts";
+
+/** Turns of the event loop between two states: none is the peer that nobody can follow. */
+const pause = fc.constantFrom(0, 0, 1, 2, 5, 20);
+const walk = fc.array(fc.record({ state: fc.nat(8), pause }), { minLength: 1, maxLength: 30 });
+const timeout = (seconds(1) + 60) * 1000;
+/** Time enough for either side to come to rest. */
+const REST_MILLISECONDS = 20;
+
+/** Time in which nobody waits for a dead peer. */
+const hasty: Clock = {
+  now: () => performance.now(),
+  after(milliseconds, callback) {
+    const timer = setTimeout(callback, Math.min(milliseconds, 50));
+    return { [Symbol.dispose]: () => clearTimeout(timer) };
+  },
+};
+
+const rest = () => new Promise<void>((resolve) => setTimeout(resolve, REST_MILLISECONDS));
+
+const frontendSteps = fc.record({
+  walk,
+  requests: fc.nat(20),
+  removeKeys: fc.boolean(),
+  persistent: fc.boolean(),
+  goodbye: fc.constantFrom("closed" as const, "removed" as const, "dead" as const),
+});
+
+test("a backend bears any walk of its frontend's states", { timeout }, async () => {
+  await explore(0.2, frontendSteps, async ({ walk, requests, removeKeys, persistent, goodbye }) => {
+    await using pair = await vbdPair();
+    const { backendDomain, frontendDomain, paths, reactor } = pair;
+    const ports = openPorts(backendDomain);
+    const spec = { driver: "memory", parameters: { size: "1M" }, filters: [] };
+    const store = await openStore(spec, { reactor });
+    const backend = await BlockBackend.open(backendDomain, paths.backend, store);
+    const frontend = new ScriptedFrontend(frontendDomain, paths);
+    await frontend.offer(backendDomain.id, { persistent });
+    for (const { state, pause } of walk) {
+      await frontend.become(state);
+      if (frontend.ring.free > requests) {
+        for (let i = 0; i < requests; i++)
+          frontend.send(frontend.transfer(BLKIF_OP_READ, i * 8, 2));
+      }
+      for (let i = 0; i < pause; i++) await turn();
+    }
+    if (removeKeys) await frontendDomain.store.remove(`${paths.frontend}/ring-ref`);
+    if (goodbye === "closed") {
+      await frontend.become(6);
+      await rest();
+      await frontend.backendIs(6);
+      assert.equal(frontend.pagesHeld, 0, "pages of a frontend that has closed");
+      await frontend[Symbol.asyncDispose]();
+      await frontend.become(1);
+      const next = new ScriptedFrontend(frontendDomain, paths);
+      await next.connect(backendDomain.id);
+      assert.equal(await next.status(next.transfer(BLKIF_OP_READ, 0, 11)), BLKIF_RSP_OKAY);
+      await next.close();
+      await next[Symbol.asyncDispose]();
+    } else if (goodbye === "removed") await pair.remove();
+    else await frontendDomain[Symbol.asyncDispose]();
+    await backend[Symbol.asyncDispose]();
+    assert.equal(backendDomain.grants.counters.mapped, 0, "pages that the backend maps");
+    assert.equal(openPorts(backendDomain), ports, "ports that the backend has");
+    await frontend[Symbol.asyncDispose]().catch(() => {});
+  });
+});
+
+const backendSteps = fc.record({
+  walk,
+  connects: fc.boolean(),
+  answers: fc.boolean(),
+  goodbye: fc.constantFrom("closed" as const, "removed" as const),
+});
+
+test("a frontend bears any walk of its backend's states", { timeout }, async () => {
+  await explore(0.2, backendSteps, async ({ walk, connects, answers, goodbye }) => {
+    await using pair = await vbdPair();
+    const { backendDomain, frontendDomain, paths, reactor } = pair;
+    const ports = openPorts(frontendDomain);
+    using backend = new ScriptedBackend(backendDomain, paths);
+    const disk = new Uint8Array(2 ** 20);
+    backend.onrequest = (request, queue) => {
+      if (answers) backend.answer(request, backend.execute(request, disk), queue);
+    };
+    const connecting = BlockFrontend.connect(frontendDomain, paths.frontend, {
+      clock: hasty,
+      signal: AbortSignal.timeout(2000),
+    });
+    connecting.catch(() => {});
+    if (connects) await backend.connect(frontendDomain.id, { "feature-persistent": "1" });
+    let runner: RequestRunner | undefined;
+    connecting.then(
+      (frontend) => {
+        runner = new RequestRunner(frontend, reactor);
+      },
+      () => {},
+    );
+    const ends: Promise<number>[] = [];
+    for (const { state, pause } of walk) {
+      await backend.become(state);
+      if (runner !== undefined) ends.push(runner.run({ operation: "read", length: 8192 }));
+      for (let i = 0; i < pause; i++) await turn();
+    }
+    backend.detach();
+    if (goodbye === "closed") {
+      await backend.become(5);
+      await backend.become(6);
+    } else await pair.remove();
+    await Promise.all(ends);
+    const frontend = await connecting.catch(() => undefined);
+    await frontend?.[Symbol.asyncDispose]();
+    runner?.[Symbol.dispose]();
+    const { granted, quarantined } = frontendDomain.grants.counters;
+    assert.deepEqual({ granted, quarantined }, { granted: 0, quarantined: 0 });
+    assert.equal(openPorts(frontendDomain), ports, "ports that the frontend has");
+  });
+});
