@@ -18,6 +18,7 @@ export function banner(info: ServerInfo): string {
         [`qemu-img info ${uri}`, "what QEMU sees"],
         [`${store} xenstore-ls -f`, "both drivers' nodes"],
         [`${vbdkit()} info ${quote(info.directory)}`, "ring, grants and counters"],
+        [`${vbdkit()} top ${quote(info.directory)}`, "what goes on, until q"],
       ].map(([command, why]) => [`  ${command}`, paint("dim", `# ${why}`)]),
     ),
     "",

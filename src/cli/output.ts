@@ -19,12 +19,13 @@ export function plain(_key: string, value: unknown): unknown {
   return value instanceof Set ? [...value] : value;
 }
 
-/** What to do when whoever reads our standard output has gone (`| head -1`). Nothing is said in any case. */
+/** What to do when whoever reads our standard output has gone: `| head -1` (EPIPE), a terminal that was closed (EIO).
+ * Nothing is said in any case. */
 export function onClosedPipe(act: () => void): void {
   for (const stream of [process.stdout, process.stderr]) {
     stream.removeAllListeners("error");
     stream.on("error", (error: NodeJS.ErrnoException) => {
-      if (error.code !== "EPIPE") throw error;
+      if (error.code !== "EPIPE" && error.code !== "EIO") throw error;
       act();
     });
   }

@@ -44,7 +44,7 @@ describe("serve", { concurrency: 2 }, () => {
     const child = start(["serve", "memory", "1M"]);
     const text = await printed(child, "Ctrl-C");
     const commands = [...text.matchAll(/^ {2}(.*?) +# /gm)].map((match) => match[1]!);
-    assert.equal(commands.length, 5);
+    assert.equal(commands.length, 6);
     for (const command of commands) {
       const here = command.replace(/^vbdkit/, `"${process.execPath}" "${program}"`);
       const { status, stdout, stderr } = spawnSync("sh", ["-c", here], {

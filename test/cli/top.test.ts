@@ -1,13 +1,22 @@
 /** `vbdkit top`: its rates and how it makes do with a small terminal, as text; then the real thing in a pty. */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
+import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { stripVTControlCharacters } from "node:util";
 import { columnLines } from "../../src/cli/columns.ts";
 import { topLines, topScreen } from "../../src/cli/top-text.ts";
 import type { DiskStatistics, ServerStatistics } from "../../src/trace/statistics.ts";
-import { cleanEnvironment, finished, type Served, serve, vbdkit } from "../support/vbdkit.ts";
+import {
+  cleanEnvironment,
+  finished,
+  type Served,
+  serve,
+  temporaryFolder,
+  vbdkit,
+} from "../support/vbdkit.ts";
 
 const program = join(import.meta.dirname, "../../bin/vbdkit.js");
 
@@ -117,6 +126,27 @@ describe("top of a running server", { concurrency: 2 }, () => {
     const screen = await inTerminal(served.info.directory, "export NO_COLOR=1", "\x03");
     assert.ok(screen.includes("\x1b[?1049l"));
     assert.ok(!screen.includes("\x1b[7m"));
+  });
+
+  test("ends, and quietly, when its terminal is closed", async () => {
+    await using folder = await temporaryFolder();
+    const said = folder.file("stderr");
+    const top = `exec "${process.execPath}" "${program}" top -d 0.1 "${served.info.directory}"`;
+    const terminal = spawn(
+      "script",
+      ["--quiet", "--command", `echo "pid $$"; ${top} 2> "${said}"`, "/dev/null"],
+      { env: cleanEnvironment({ TERM: "xterm" }) },
+    );
+    let text = "";
+    for await (const chunk of terminal.stdout.setEncoding("utf8")) {
+      text += chunk;
+      if (text.includes("Domain-1")) break;
+    }
+    terminal.kill("SIGKILL");
+    const pid = text.match(/pid (\d+)/)![1]!;
+    for (let tries = 0; existsSync(`/proc/${pid}`) && tries < 100; tries++) await sleep(50);
+    assert.ok(!existsSync(`/proc/${pid}`), `process ${pid} outlives its terminal`);
+    assert.equal(readFileSync(said, "utf8"), "");
   });
 
   test("says so when the server ends", async () => {
