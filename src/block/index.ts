@@ -22,9 +22,6 @@ export {
 } from "./features.ts";
 export type { FrontendFigures } from "./frontend/figures.ts";
 export type { FreezeReason } from "./frontend/freeze.ts";
-export {
-  BlockFrontend,
-  type BlockFrontendOptions,
-  type FrontendDevice,
-} from "./frontend/frontend.ts";
+export { BlockFrontend } from "./frontend/frontend.ts";
+export type { BlockFrontendOptions, FrontendDevice } from "./frontend/options.ts";
 export type { FrontendCounters } from "./frontend/queue.ts";

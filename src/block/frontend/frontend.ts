@@ -15,7 +15,6 @@ import type {
 } from "../../store/block-store.ts";
 import { Errno, StoreError } from "../../store/errors.ts";
 import { StoreListeners } from "../../store/listeners.ts";
-import type { Clock } from "../../util/clock.ts";
 import { type Domain, XenError } from "../../xen/domain.ts";
 import { vdevName } from "../../xen/vbd.ts";
 import {
@@ -26,16 +25,7 @@ import {
   XenbusDevice,
   XenbusState,
 } from "../../xen/xenbus.ts";
-import {
-  clamp,
-  defaultFrontendLimits,
-  dialects,
-  type FrontendLimits,
-  MAX_INDIRECT_SEGMENTS,
-  MAX_QUEUES,
-  MAX_RING_PAGE_ORDER,
-  type Negotiated,
-} from "../features.ts";
+import { dialects, type FrontendLimits, type Negotiated } from "../features.ts";
 import { brokenRule } from "./broken-rule.ts";
 import { ORDERED } from "./completion.ts";
 import { Connection, protocolKey } from "./connection.ts";
@@ -44,33 +34,12 @@ import { pollWrite } from "./dump.ts";
 import { type FrontendFigures, figuresOf } from "./figures.ts";
 import { freezeCounts } from "./freeze.ts";
 import { type Device, readDevice, readRingLimits, readSize, readVdev } from "./negotiation.ts";
+import { type BlockFrontendOptions, type FrontendDevice, limitsOf } from "./options.ts";
 import type { FrontendCounters, QueueOwner } from "./queue.ts";
 import { RingOffer, type RingPages } from "./rings.ts";
 
 /** A backend that does not answer Closing is left behind after this: it may be dead. */
 const CLOSE_TIMEOUT_MILLISECONDS = 5000;
-
-export interface BlockFrontendOptions {
-  readonly limits?: Partial<FrontendLimits>;
-  readonly clock: Clock;
-  /** Gives up connecting. */
-  readonly signal?: AbortSignal;
-  /** A backend that goes away while its `online` key is not 0 is waited for, and requests with it; otherwise they fail. */
-  readonly reconnect?: boolean;
-  /** A backend that wants to close is let go at once, whoever holds the disk (today's Linux); otherwise when nobody does
-   * any more (Linux 2.6.23). */
-  readonly forceClose?: boolean;
-}
-
-/** What the device is, for whoever names or shows it. */
-export interface FrontendDevice {
-  readonly vdev: number;
-  /** xvda */
-  readonly name: string;
-  readonly readOnly: boolean;
-  readonly cdrom: boolean;
-  readonly removable: boolean;
-}
 
 export class BlockFrontend implements BlockStore {
   readonly #domain: Domain;
@@ -150,15 +119,8 @@ export class BlockFrontend implements BlockStore {
     this.#device = device;
     this.#vdev = vdev;
     this.#options = options;
-    const limits = { ...defaultFrontendLimits, ...options.limits };
-    this.#trusted = trusted && limits.trusted;
-    this.#limits = {
-      ...limits,
-      maxQueues: clamp(limits.maxQueues, 1, MAX_QUEUES),
-      maxRingPageOrder: clamp(limits.maxRingPageOrder, 0, MAX_RING_PAGE_ORDER),
-      maxIndirectSegments: clamp(limits.maxIndirectSegments, 0, MAX_INDIRECT_SEGMENTS),
-      maxPoolPages: clamp(limits.maxPoolPages, 32, 1 << 18),
-    };
+    this.#limits = limitsOf(options);
+    this.#trusted = trusted && this.#limits.trusted;
     // A kernel before ours (kexec, or a boot loader that did not close) left its state there.
     this.#stale = before >= XenbusState.initialised && before <= XenbusState.closing;
     this.#dispatcher = new Dispatcher(this.#domain.reactor, this.counters.freezes);
