@@ -1,6 +1,8 @@
 /** Sockets that somebody else opened (sd_listen_fds(3)), with libnbd's tools as the ones who do. */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, test } from "node:test";
 import { takeInheritedSockets } from "../../src/cli/socket-activation.ts";
@@ -42,6 +44,22 @@ os.execv(sys.argv[2], sys.argv[2:])`;
     const { stdout, stderr } = run("python3", [...words, "1M", "--run", command]);
     assert.equal(stderr, "");
     assert.equal(stdout, `1048576\n${folder.file("s")}\nunset\n`);
+  });
+
+  test("starts by the command of our systemd unit", async () => {
+    await using folder = await temporaryFolder();
+    await writeFile(folder.file("data.img"), new Uint8Array(2 ** 20));
+    const unit = readFileSync(
+      new URL("../../packaging/systemd/vbdkit@.service", import.meta.url),
+      "utf8",
+    );
+    const command = /^ExecStart=\/usr\/bin\/vbdkit serve (.*)$/m.exec(unit)![1]!;
+    const words = command
+      .replace("/run/vbdkit/%i", folder.file("machine"))
+      .replace("/var/lib/vbdkit/%i.img", folder.file("data.img"));
+    const { stdout, stderr } = run("nbdinfo", ["--size", "--", ...served(...words.split(" "))]);
+    assert.equal(stderr, "");
+    assert.equal(stdout, "1048576\n");
   });
 
   test("listens nowhere else", () => {
