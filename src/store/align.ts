@@ -85,7 +85,12 @@ class AligningStore extends ForwardingStore {
           maximum: Math.max(this.#blockBytes, block.maximum - 2 * block.minimum),
         },
         // The edges of a discard keep their data.
-        discard: discard && { ...discard, secure: false, zeroes: false },
+        discard: discard && {
+          ...discard,
+          granularity: Math.max(discard.granularity, block.minimum),
+          secure: false,
+          zeroes: false,
+        },
         native: native.difference(new Set(["writeZeroes"])),
       };
     }
