@@ -8,13 +8,14 @@ export function seconds(share: number): number {
   return Number.isFinite(wished) && wished > 0 ? wished * share : 20 * share;
 }
 
-/** Checks a property for its share of the time. The failure names the seed and the path; with VBDKIT_MODEL_SEED that
+/** Checks a property for its share of the time; resolves to the number of lives. The failure names the seed and the path; with VBDKIT_MODEL_SEED that
  * seed is the first. */
 export async function explore<T>(
   share: number,
   arbitrary: fc.Arbitrary<T>,
   body: (value: T) => Promise<void>,
-): Promise<void> {
+): Promise<number> {
+  let lives = 0;
   const seed = Number(process.env.VBDKIT_MODEL_SEED ?? Math.floor(Math.random() * 2 ** 31));
   const rejections: unknown[] = [];
   const onrejection = (reason: unknown) => void rejections.push(reason);
@@ -22,6 +23,7 @@ export async function explore<T>(
   try {
     await fc.assert(
       fc.asyncProperty(arbitrary, async (value) => {
+        lives++;
         await body(value);
         await new Promise((resolve) => setImmediate(resolve));
         if (rejections.length > 0) throw rejections.shift();
@@ -34,6 +36,7 @@ export async function explore<T>(
         endOnFailure: process.env.VBDKIT_MODEL_SHRINK === undefined,
       },
     );
+    return lives;
   } finally {
     process.off("unhandledRejection", onrejection);
   }

@@ -43,44 +43,49 @@ const frontendSteps = fc.record({
   goodbye: fc.constantFrom("closed" as const, "removed" as const, "dead" as const),
 });
 
-test("a backend bears any walk of its frontend's states", { timeout }, async () => {
-  await explore(0.2, frontendSteps, async ({ walk, requests, removeKeys, persistent, goodbye }) => {
-    await using pair = await vbdPair();
-    const { backendDomain, frontendDomain, paths, reactor } = pair;
-    const ports = openPorts(backendDomain);
-    const spec = { driver: "memory", parameters: { size: "1M" }, filters: [] };
-    const store = await openStore(spec, { reactor });
-    const backend = await BlockBackend.open(backendDomain, paths.backend, store);
-    const frontend = new ScriptedFrontend(frontendDomain, paths);
-    await frontend.offer(backendDomain.id, { persistent });
-    for (const { state, pause } of walk) {
-      await frontend.become(state);
-      if (frontend.ring.free > requests) {
-        for (let i = 0; i < requests; i++)
-          frontend.send(frontend.transfer(BLKIF_OP_READ, i * 8, 2));
+test("a backend bears any walk of its frontend's states", { timeout }, async (context) => {
+  const lives = await explore(
+    0.2,
+    frontendSteps,
+    async ({ walk, requests, removeKeys, persistent, goodbye }) => {
+      await using pair = await vbdPair();
+      const { backendDomain, frontendDomain, paths, reactor } = pair;
+      const ports = openPorts(backendDomain);
+      const spec = { driver: "memory", parameters: { size: "1M" }, filters: [] };
+      const store = await openStore(spec, { reactor });
+      const backend = await BlockBackend.open(backendDomain, paths.backend, store);
+      const frontend = new ScriptedFrontend(frontendDomain, paths);
+      await frontend.offer(backendDomain.id, { persistent });
+      for (const { state, pause } of walk) {
+        await frontend.become(state);
+        if (frontend.ring.free > requests) {
+          for (let i = 0; i < requests; i++)
+            frontend.send(frontend.transfer(BLKIF_OP_READ, i * 8, 2));
+        }
+        for (let i = 0; i < pause; i++) await turn();
       }
-      for (let i = 0; i < pause; i++) await turn();
-    }
-    if (removeKeys) await frontendDomain.store.remove(`${paths.frontend}/ring-ref`);
-    if (goodbye === "closed") {
-      await frontend.become(6);
-      await rest();
-      await frontend.backendIs(6);
-      assert.equal(frontend.pagesHeld, 0, "pages of a frontend that has closed");
-      await frontend[Symbol.asyncDispose]();
-      await frontend.become(1);
-      const next = new ScriptedFrontend(frontendDomain, paths);
-      await next.connect(backendDomain.id);
-      assert.equal(await next.status(next.transfer(BLKIF_OP_READ, 0, 11)), BLKIF_RSP_OKAY);
-      await next.close();
-      await next[Symbol.asyncDispose]();
-    } else if (goodbye === "removed") await pair.remove();
-    else await frontendDomain[Symbol.asyncDispose]();
-    await backend[Symbol.asyncDispose]();
-    assert.equal(backendDomain.grants.counters.mapped, 0, "pages that the backend maps");
-    assert.equal(openPorts(backendDomain), ports, "ports that the backend has");
-    await frontend[Symbol.asyncDispose]().catch(() => {});
-  });
+      if (removeKeys) await frontendDomain.store.remove(`${paths.frontend}/ring-ref`);
+      if (goodbye === "closed") {
+        await frontend.become(6);
+        await rest();
+        await frontend.backendIs(6);
+        assert.equal(frontend.pagesHeld, 0, "pages of a frontend that has closed");
+        await frontend[Symbol.asyncDispose]();
+        await frontend.become(1);
+        const next = new ScriptedFrontend(frontendDomain, paths);
+        await next.connect(backendDomain.id);
+        assert.equal(await next.status(next.transfer(BLKIF_OP_READ, 0, 11)), BLKIF_RSP_OKAY);
+        await next.close();
+        await next[Symbol.asyncDispose]();
+      } else if (goodbye === "removed") await pair.remove();
+      else await frontendDomain[Symbol.asyncDispose]();
+      await backend[Symbol.asyncDispose]();
+      assert.equal(backendDomain.grants.counters.mapped, 0, "pages that the backend maps");
+      assert.equal(openPorts(backendDomain), ports, "ports that the backend has");
+      await frontend[Symbol.asyncDispose]().catch(() => {});
+    },
+  );
+  context.diagnostic(`${lives} lives`);
 });
 
 const backendSteps = fc.record({
@@ -90,8 +95,8 @@ const backendSteps = fc.record({
   goodbye: fc.constantFrom("closed" as const, "removed" as const),
 });
 
-test("a frontend bears any walk of its backend's states", { timeout }, async () => {
-  await explore(0.2, backendSteps, async ({ walk, connects, answers, goodbye }) => {
+test("a frontend bears any walk of its backend's states", { timeout }, async (context) => {
+  const lives = await explore(0.2, backendSteps, async ({ walk, connects, answers, goodbye }) => {
     await using pair = await vbdPair();
     const { backendDomain, frontendDomain, paths, reactor } = pair;
     const ports = openPorts(frontendDomain);
@@ -100,9 +105,10 @@ test("a frontend bears any walk of its backend's states", { timeout }, async () 
     backend.onrequest = (request, queue) => {
       if (answers) backend.answer(request, backend.execute(request, disk), queue);
     };
+    const giveUp = new AbortController();
     const connecting = BlockFrontend.connect(frontendDomain, paths.frontend, {
       clock: hasty,
-      signal: AbortSignal.timeout(2000),
+      signal: giveUp.signal,
     });
     connecting.catch(() => {});
     if (connects) await backend.connect(frontendDomain.id, { "feature-persistent": "1" });
@@ -125,6 +131,8 @@ test("a frontend bears any walk of its backend's states", { timeout }, async () 
       await backend.become(6);
     } else await pair.remove();
     await Promise.all(ends);
+    await rest();
+    giveUp.abort();
     const frontend = await connecting.catch(() => undefined);
     await frontend?.[Symbol.asyncDispose]();
     runner?.[Symbol.dispose]();
@@ -132,4 +140,5 @@ test("a frontend bears any walk of its backend's states", { timeout }, async () 
     assert.deepEqual({ granted, quarantined }, { granted: 0, quarantined: 0 });
     assert.equal(openPorts(frontendDomain), ports, "ports that the frontend has");
   });
+  context.diagnostic(`${lives} lives`);
 });

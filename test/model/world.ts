@@ -20,6 +20,8 @@ export interface WorldOptions {
   readonly backend: Partial<BackendLimits>;
   /** Bytes; whole pages. */
   readonly size: number;
+  /** The disk takes a millisecond for each request, so that some are always in flight. */
+  readonly slow: boolean;
   /** Entries of the guest's grant table: few make it wait for grants. */
   readonly grantEntries?: number;
 }
@@ -39,7 +41,8 @@ export class World implements AsyncDisposable {
     const pair = await vbdPair(grantEntries === undefined ? {} : { grantEntries });
     const before = [pair.frontendDomain, pair.backendDomain].map(openPorts);
     const parameters = { size: String(options.size) };
-    const spec = { driver: "memory", parameters, filters: [] };
+    const filters = options.slow ? [{ name: "delay", parameters: { delay: "1ms" } }] : [];
+    const spec = { driver: "memory", parameters, filters };
     const store = await openStore(spec, { reactor: pair.reactor });
     const { backendDomain, paths } = pair;
     const limits = options.backend;

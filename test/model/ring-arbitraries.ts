@@ -1,0 +1,156 @@
+/** What the model of the ring chooses from: limits of both ends, requests, and what happens between them. */
+import fc from "fast-check";
+import type { BackendLimits, DialectName, SectorSize } from "../../src/block/features.ts";
+import type { WorldOptions } from "./world.ts";
+
+export const SECTOR = 512;
+/** Bytes of the disk. */
+export const SIZE: number = 2 ** 19;
+const SECTORS = SIZE / SECTOR;
+/** All ranges are of whole ones where the disk has such sectors. */
+const LARGE_SECTOR = 8;
+
+/** 512-byte sectors. */
+export interface Range {
+  readonly sector: number;
+  readonly count: number;
+}
+
+/** `cut`: bytes of each segment of memory. */
+export type Request =
+  | { readonly kind: "read"; readonly range: Range; readonly cut: number }
+  | {
+      readonly kind: "write";
+      readonly range: Range;
+      readonly cut: number;
+      readonly byte: number;
+      readonly durable: boolean;
+    }
+  | { readonly kind: "flush" }
+  | { readonly kind: "discard"; readonly range: Range }
+  | { readonly kind: "zero"; readonly range: Range; readonly unmap: boolean };
+
+export type Step =
+  | { readonly kind: "together" | "cancel"; readonly requests: readonly Request[] }
+  | { readonly kind: "reconnect" }
+  | { readonly kind: "resize"; readonly pages: number }
+  | {
+      readonly kind: "suspend";
+      readonly requests: readonly Request[];
+      readonly cancelled: boolean;
+      readonly wait: boolean;
+    };
+
+export interface Limits extends WorldOptions {
+  readonly backend: Partial<BackendLimits> & { readonly sectorSize: SectorSize };
+}
+
+/** What both ends may be allowed: every field is a number or a flag, so that counterexamples are short. */
+export const limits: fc.Arbitrary<Limits> = fc
+  .record({
+    frontend: fc.record({
+      maxRingPageOrder: fc.nat(4),
+      maxIndirectSegments: fc.constantFrom(0, 12, 32, 100, 256),
+      persistent: fc.boolean(),
+      maxPoolPages: fc.constantFrom(32, 64, 300, 1024),
+      protocol: fc.constantFrom("x86_64-abi" as const, "x86_32-abi" as const, "native" as const),
+      maxQueues: fc.constantFrom(1, 1, 2, 4),
+      trusted: fc.boolean(),
+    }),
+    backend: fc.record({
+      maxRingPageOrder: fc.nat(4),
+      maxIndirectSegments: fc.constantFrom(0, 12, 33, 256),
+      persistent: fc.boolean(),
+      maxPersistentGrants: fc.constantFrom(1, 40, 1056),
+      discard: fc.boolean(),
+      maxQueues: fc.constantFrom(1, 4),
+      maxBufferPages: fc.constantFrom(1, 20, 1024),
+      persistentGrantUnusedSeconds: fc.constantFrom(0, 1, 60),
+    }),
+    // Fewer than a ring and its requests need, and enough.
+    grantEntries: fc.constantFrom(256, 1024, 32768),
+    slow: fc.boolean(),
+    sectorSize: fc.constantFrom<SectorSize>(512, 512, 4096),
+    dialect: fc.constantFrom<DialectName>("spec", "qemu-windows", "freebsd", "minios"),
+  })
+  .map(({ frontend, backend, grantEntries, slow, sectorSize, dialect }) => ({
+    frontend: { ...frontend, dialect },
+    backend: { ...backend, sectorSize, dialect },
+    grantEntries,
+    slow,
+    size: SIZE,
+  }));
+
+const range: fc.Arbitrary<Range> = fc
+  .record({ sector: fc.nat(SECTORS - 1), count: fc.oneof(fc.nat(16), fc.nat(64), fc.nat(700)) })
+  .map(({ sector, count }) => ({ sector, count: Math.min(Math.max(1, count), SECTORS - sector) }));
+
+/** The range in whole sectors of 4096 bytes. */
+export function enlarge({ sector, count }: Range): Range {
+  const start = sector - (sector % LARGE_SECTOR);
+  return {
+    sector: start,
+    count: Math.ceil((sector + count - start) / LARGE_SECTOR) * LARGE_SECTOR,
+  };
+}
+
+const request: fc.Arbitrary<Request> = fc.oneof(
+  {
+    weight: 4,
+    arbitrary: fc.record({
+      kind: fc.constant("read" as const),
+      range,
+      cut: fc.integer({ min: 1, max: 9000 }),
+    }),
+  },
+  {
+    weight: 4,
+    arbitrary: fc.record({
+      kind: fc.constant("write" as const),
+      range,
+      cut: fc.integer({ min: 1, max: 9000 }),
+      byte: fc.nat(255),
+      durable: fc.boolean(),
+    }),
+  },
+  { weight: 1, arbitrary: fc.record({ kind: fc.constant("flush" as const) }) },
+  { weight: 1, arbitrary: fc.record({ kind: fc.constant("discard" as const), range }) },
+  {
+    weight: 1,
+    arbitrary: fc.record({ kind: fc.constant("zero" as const), range, unmap: fc.boolean() }),
+  },
+);
+
+export const step: fc.Arbitrary<Step> = fc.oneof(
+  {
+    weight: 12,
+    arbitrary: fc.record({
+      kind: fc.constant("together" as const),
+      requests: fc.array(request, { minLength: 1, maxLength: 12 }),
+    }),
+  },
+  { weight: 1, arbitrary: fc.record({ kind: fc.constant("reconnect" as const) }) },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      kind: fc.constant("resize" as const),
+      pages: fc.integer({ min: 64, max: SIZE / 4096 }),
+    }),
+  },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      kind: fc.constant("cancel" as const),
+      requests: fc.array(request, { minLength: 1, maxLength: 12 }),
+    }),
+  },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      kind: fc.constant("suspend" as const),
+      requests: fc.array(request, { minLength: 1, maxLength: 12 }),
+      cancelled: fc.boolean(),
+      wait: fc.boolean(),
+    }),
+  },
+);
