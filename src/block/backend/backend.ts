@@ -10,16 +10,8 @@ import { align } from "../../store/align.ts";
 import type { BlockStore, BlockStoreInfo } from "../../store/block-store.ts";
 import { emulate } from "../../store/emulate.ts";
 import { type Clock, systemClock } from "../../util/clock.ts";
-import { VDISK_CDROM, VDISK_READONLY, VDISK_REMOVABLE } from "../../wire/blkif.ts";
 import { type Domain, XenError, type XenStoreOperations } from "../../xen/domain.ts";
-import {
-  findOtherend,
-  readFlag,
-  readNumber,
-  stateName,
-  XenbusDevice,
-  XenbusState,
-} from "../../xen/xenbus.ts";
+import { findOtherend, readFlag, stateName, XenbusDevice, XenbusState } from "../../xen/xenbus.ts";
 import {
   type BackendLimits,
   dialects,
@@ -29,6 +21,7 @@ import {
 } from "../features.ts";
 import { Connection } from "./connection.ts";
 import type { QueueCounters } from "./counters.ts";
+import { type DeviceNodes, deviceKeys, limitKeys, readNodes, writeKeys } from "./device-nodes.ts";
 import { type FrontendOffer, readOffer } from "./offer.ts";
 import { backendLimits } from "./parameters.ts";
 import type { Unsupported } from "./queue.ts";
@@ -52,14 +45,6 @@ export interface BlockBackendOptions {
 export interface BackendEvent {
   readonly kind: "connected" | "disconnected" | "halted" | "failed" | "state" | "statistics";
   readonly message: string;
-}
-
-/** What a toolstack said of the device. */
-interface DeviceNodes {
-  readonly readOnly: boolean;
-  /** Of the `info` node. */
-  readonly bits: number;
-  readonly discard: boolean;
 }
 
 /** Counters of a vbd: the sum, and each ring's. */
@@ -205,17 +190,9 @@ export class BlockBackend implements AsyncDisposable {
   }
 
   async #publishLimits(): Promise<void> {
-    const { path } = this.#device;
-    const { maxRingPageOrder, maxIndirectSegments, maxQueues } = this.#limits;
-    await this.#domain.store.transaction(async (operations) => {
-      const write = (key: string, value: number | string) =>
-        operations.write(`${path}/${key}`, String(value));
-      await write("max-ring-page-order", maxRingPageOrder);
-      await write("max-ring-pages", 1 << maxRingPageOrder);
-      await write("multi-queue-max-queues", maxQueues);
-      if (maxIndirectSegments > 0)
-        await write("feature-max-indirect-segments", maxIndirectSegments);
-      await write("hotplug-status", "connected");
+    const { store } = this.#domain;
+    await store.transaction(async (operations) => {
+      await writeKeys(operations, this.path, limitKeys(this.#limits));
       await this.#device.switchState(XenbusState.initWait, operations);
     });
   }
@@ -326,28 +303,17 @@ export class BlockBackend implements AsyncDisposable {
 
   /** connect() of xen-blkback's xenbus.c: everything a frontend reads when it sees Connected. */
   async #publishDevice(operations: XenStoreOperations): Promise<void> {
-    const { path } = this.#device;
-    const write = (key: string, value: number | string) =>
-      operations.write(`${path}/${key}`, String(value));
-    const flush = this.#withdrawn.has("flush") ? 0 : 1;
-    await write("feature-flush-cache", flush);
-    await write("feature-barrier", flush);
-    const { discard } = this.#store.info;
-    await write("feature-discard", this.#facts.discard ? 1 : 0);
-    if (this.#facts.discard && discard !== undefined) {
-      await write("discard-granularity", Math.max(discard.granularity, this.#limits.sectorSize));
-      await write("discard-alignment", discard.alignment);
-      await write("discard-secure", discard.secure ? 1 : 0);
-      // Ours alone, like Linux's queue/discard_zeroes_data: other frontends do not look for it.
-      await write("discard-zeroes", discard.zeroes ? 1 : 0);
-    }
-    await write("feature-persistent", this.#limits.persistent ? 1 : 0);
-    await write("sectors", this.#sectorsNode);
-    await write("info", this.#nodes.bits);
-    await write("sector-size", this.#limits.sectorSize);
-    await write("physical-sector-size", this.#physicalSectorSize);
+    const keys = deviceKeys({
+      limits: this.#limits,
+      discard: this.#facts.discard ? this.#store.info.discard : undefined,
+      flush: !this.#withdrawn.has("flush"),
+      sectors: this.#sectorsNode,
+      bits: this.#nodes.bits,
+      physicalSectorSize: this.#physicalSectorSize,
+    });
+    await writeKeys(operations, this.path, keys);
     // What went wrong with a frontend before is no concern of this one.
-    await operations.remove(`${path}/error`);
+    await operations.remove(`${this.path}/error`);
     await this.#device.switchState(XenbusState.connected, operations);
   }
 
@@ -420,21 +386,4 @@ export class BlockBackend implements AsyncDisposable {
     this.#ended.resolve();
     await this.#store[Symbol.asyncDispose]();
   }
-}
-
-async function readNodes(domain: Domain, path: string, readOnly: boolean): Promise<DeviceNodes> {
-  const { store } = domain;
-  // "w!" of old toolstacks: write, although someone else may too.
-  const mode = (await store.read(`${path}/mode`)) ?? "w";
-  const refusesWrites = readOnly || !mode.startsWith("w");
-  const removable = await readFlag(store, `${path}/removable`);
-  const cdrom = (await store.read(`${path}/device-type`)) === "cdrom";
-  return {
-    readOnly: refusesWrites,
-    bits:
-      (cdrom ? VDISK_CDROM : 0) |
-      (removable ? VDISK_REMOVABLE : 0) |
-      (refusesWrites ? VDISK_READONLY : 0),
-    discard: (await readNumber(store, `${path}/discard-enable`)) !== 0,
-  };
 }

@@ -1,0 +1,101 @@
+/**
+ * The nodes of a backend's directory: what the toolstack wrote there of the device, and what we publish (blkif.h;
+ * connect of xen-blkback's xenbus.c).
+ */
+import type { BlockStoreInfo } from "../../store/block-store.ts";
+import { VDISK_CDROM, VDISK_READONLY, VDISK_REMOVABLE } from "../../wire/blkif.ts";
+import type { Domain, XenStoreOperations } from "../../xen/domain.ts";
+import { readFlag, readNumber } from "../../xen/xenbus.ts";
+import type { BackendLimits } from "../features.ts";
+
+type Keys = Readonly<Record<string, number | string>>;
+
+/** What a toolstack said of the device. */
+export interface DeviceNodes {
+  readonly readOnly: boolean;
+  /** Of the `info` node. */
+  readonly bits: number;
+  /** False where discard-enable is 0. */
+  readonly discard: boolean;
+}
+
+/** `readOnly` refuses writes whatever the mode is. */
+export async function readNodes(
+  domain: Domain,
+  path: string,
+  readOnly: boolean,
+): Promise<DeviceNodes> {
+  const { store } = domain;
+  // "w!" of old toolstacks: write, although someone else may too.
+  const mode = (await store.read(`${path}/mode`)) ?? "w";
+  const refusesWrites = readOnly || !mode.startsWith("w");
+  const removable = await readFlag(store, `${path}/removable`);
+  const cdrom = (await store.read(`${path}/device-type`)) === "cdrom";
+  return {
+    readOnly: refusesWrites,
+    bits:
+      (cdrom ? VDISK_CDROM : 0) |
+      (removable ? VDISK_REMOVABLE : 0) |
+      (refusesWrites ? VDISK_READONLY : 0),
+    discard: (await readNumber(store, `${path}/discard-enable`)) !== 0,
+  };
+}
+
+/** What a frontend may ask for: published before InitWait. */
+export function limitKeys(limits: BackendLimits): Keys {
+  const { maxRingPageOrder, maxIndirectSegments, maxQueues } = limits;
+  return {
+    "max-ring-page-order": maxRingPageOrder,
+    // The old name of the same, which FreeBSD reads.
+    "max-ring-pages": 1 << maxRingPageOrder,
+    "multi-queue-max-queues": maxQueues,
+    ...(maxIndirectSegments > 0 ? { "feature-max-indirect-segments": maxIndirectSegments } : {}),
+    "hotplug-status": "connected",
+  };
+}
+
+export interface Device {
+  readonly limits: BackendLimits;
+  /** Bytes; undefined where discard is not offered. */
+  readonly discard: BlockStoreInfo["discard"];
+  /** Flush and barrier are offered. */
+  readonly flush: boolean;
+  /** In what the dialect counts. */
+  readonly sectors: number;
+  /** Of the `info` node. */
+  readonly bits: number;
+  /** Bytes. */
+  readonly physicalSectorSize: number;
+}
+
+/** What a frontend reads when it sees Connected. */
+export function deviceKeys(device: Device): Keys {
+  const { limits, discard, flush } = device;
+  return {
+    "feature-flush-cache": flush ? 1 : 0,
+    "feature-barrier": flush ? 1 : 0,
+    "feature-discard": discard === undefined ? 0 : 1,
+    ...(discard && {
+      "discard-granularity": Math.max(discard.granularity, limits.sectorSize),
+      "discard-alignment": discard.alignment,
+      "discard-secure": discard.secure ? 1 : 0,
+      // Ours alone, like Linux's queue/discard_zeroes_data: other frontends do not look for it.
+      "discard-zeroes": discard.zeroes ? 1 : 0,
+    }),
+    "feature-persistent": limits.persistent ? 1 : 0,
+    sectors: device.sectors,
+    info: device.bits,
+    "sector-size": limits.sectorSize,
+    "physical-sector-size": device.physicalSectorSize,
+  };
+}
+
+export async function writeKeys(
+  operations: XenStoreOperations,
+  path: string,
+  keys: Keys,
+): Promise<void> {
+  for (const [key, value] of Object.entries(keys)) {
+    await operations.write(`${path}/${key}`, String(value));
+  }
+}
