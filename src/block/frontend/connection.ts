@@ -160,6 +160,7 @@ function featuresOf({ offer, device, limits, trusted }: ConnectionOptions): Queu
     maxSegments: offer.limits.maxSegments,
     flush: device.flush,
     barrier: device.barrier,
+    flushPromised: device.flush || device.barrier,
     discard: device.discard !== undefined,
     discardSecure: device.discard?.secure === true,
     discardZeroes: device.discard?.zeroes === true,

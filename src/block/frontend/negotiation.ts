@@ -20,6 +20,9 @@ import {
 /** Bytes of a sector in the fields that count in no other. */
 export const SECTOR_SIZE = 512;
 
+/** Linux takes no larger block than a page, disks of shingled zones name up to this; a hint need not be believed. */
+const MAX_PHYSICAL_SECTOR_BYTES = 1 << 20;
+
 /** Our rings, within what both sides allow. */
 export interface RingLimits {
   readonly pageOrder: number;
@@ -99,7 +102,7 @@ export async function readDevice(
   return {
     size,
     sectorSize,
-    physicalSectorSize: physical !== undefined && physical > sectorSize ? physical : sectorSize,
+    physicalSectorSize: physicalSize(physical, sectorSize),
     readOnly,
     cdrom: (info & VDISK_CDROM) !== 0,
     removable: (info & VDISK_REMOVABLE) !== 0,
@@ -108,7 +111,7 @@ export async function readDevice(
     persistent: await flag("feature-persistent"),
     discard: discard
       ? {
-          granularity: (await number("discard-granularity")) ?? sectorSize,
+          granularity: Math.max((await number("discard-granularity")) ?? 0, sectorSize),
           alignment: (await number("discard-alignment")) ?? 0,
           secure: await flag("discard-secure"),
           zeroes: await flag("discard-zeroes"),
@@ -136,7 +139,16 @@ function sizeOf(
 ): number | undefined {
   if (!sectors || !sectorSize) return undefined;
   const size = sectors * unitBytes(dialects[dialect].sectors, sectorSize);
-  return size <= Number.MAX_SAFE_INTEGER ? size : undefined;
+  // Half a sector at the end cannot be reached.
+  return size <= Number.MAX_SAFE_INTEGER && size >= sectorSize
+    ? size - (size % sectorSize)
+    : undefined;
+}
+
+/** A physical sector that is not larger than the logical one is none, and so is one that no disk has. */
+function physicalSize(size: number | undefined, sectorSize: number): number {
+  const plausible = size !== undefined && size > sectorSize && size <= MAX_PHYSICAL_SECTOR_BYTES;
+  return plausible && (size & (size - 1)) === 0 ? size : sectorSize;
 }
 
 /** A power of two from 512 on; where segments count in such sectors, one must fit into a page. */

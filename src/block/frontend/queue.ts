@@ -223,8 +223,8 @@ export class FrontendQueue implements Kickable {
     return !this.#ended;
   }
 
-  /** A backend that turns out not to know an operation is not asked again: a flush is tried by other means, and is done
-   * where there are none. */
+  /** A backend that turns out not to know an operation is not asked again: a flush is tried by other means, and is an
+   * error where there are none. */
   #refused(command: Command, errno: number): void {
     const { operation } = command;
     const request = command.request!;
@@ -240,11 +240,11 @@ export class FrontendQueue implements Kickable {
     this.#owner.withdrawn(operation);
     if (operation === BLKIF_OP_DISCARD) this.#release(command, errno);
     else if (request.operation !== Operation.flush) this.#unorder(command, request);
-    else if (this.#flushOperation < 0) this.#release(command, 0);
+    else if (this.#flushOperation < 0) this.#release(command, errno);
     else this.#writer.flush(command, request, this.#flushOperation);
   }
 
-  /** What flushes: -1 with nothing that does, where the backend promises that what it answered is on the disk. */
+  /** What flushes, or -1. */
   get #flushOperation(): number {
     if (this.#features.flush) return BLKIF_OP_FLUSH_DISKCACHE;
     return this.#features.barrier ? BLKIF_OP_WRITE_BARRIER : -1;
@@ -327,7 +327,11 @@ export class FrontendQueue implements Kickable {
         return this.#transfer(request, command, barrier ? BLKIF_OP_WRITE_BARRIER : BLKIF_OP_WRITE);
       }
       case Operation.flush:
-        if (this.#flushOperation < 0) return Step.whole;
+        if (this.#flushOperation < 0) {
+          // A backend that promised to flush and cannot has not promised that what it answers is on the disk.
+          if (this.#features.flushPromised) request.status = Errno.EOPNOTSUPP;
+          return Step.whole;
+        }
         this.#writer.flush(command, request, this.#flushOperation);
         return this.#sent(request);
       case Operation.discard:

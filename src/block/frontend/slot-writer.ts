@@ -30,6 +30,8 @@ export interface QueueFeatures {
   readonly maxSegments: number;
   flush: boolean;
   barrier: boolean;
+  /** The backend offered one of the two when it connected. With neither, what it answers is on the disk. */
+  readonly flushPromised: boolean;
   discard: boolean;
   readonly discardSecure: boolean;
   /** Discarded bytes read as zero. */
