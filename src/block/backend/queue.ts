@@ -102,6 +102,7 @@ export class BackendQueue implements RequestOwner, Kickable, DrainMember {
   #pause: Disposable | undefined = undefined;
   #dirty = false;
   #closing = false;
+  #closed = false;
   #halted = false;
   #idle: (() => void) | undefined = undefined;
 
@@ -179,6 +180,7 @@ export class BackendQueue implements RequestOwner, Kickable, DrainMember {
 
   kick(): void {
     this.#dirty = false;
+    if (this.#closed) return;
     if (this.#persistent) this.#reclaim.begin();
     if (!this.#closing && !this.#halted) this.#take();
     if (this.#ring.publish()) this.#channel.notify();
@@ -394,7 +396,9 @@ export class BackendQueue implements RequestOwner, Kickable, DrainMember {
       this.#idle = undefined;
     }
     this.#drain.leave(this);
-    if (!this.#halted && this.#ring.publish()) this.#channel.notify();
+    if (this.#ring.publish()) this.#channel.notify();
+    // A kick may still be on its way, and the ring's memory is not ours any more.
+    this.#closed = true;
     this.#cache.clear();
     invariant(this.#cache.mapped === 0, "a page of the peer is still mapped");
     this.#channel[Symbol.dispose]();
