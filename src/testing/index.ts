@@ -11,6 +11,7 @@ export { RequestRunner, type RequestShape, WatchedRequest } from "./requests.ts"
 export { ScriptedBackend, type ServedRing } from "./scripted-backend.ts";
 export { type FrontendOffer, ScriptedFrontend, type ScriptedRing } from "./scripted-frontend.ts";
 export { type ShownRows, shows } from "./shows.ts";
+export { ShufflingStore } from "./shuffling-store.ts";
 export { runModel, type StoreModelOptions } from "./store-model.ts";
 export { type OpenedStore, type StoreSuiteOptions, storeSuite } from "./store-suite.ts";
 export { type VbdPair, type VbdPairOptions, vbdPair } from "./vbd-pair.ts";

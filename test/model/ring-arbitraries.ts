@@ -69,15 +69,15 @@ export const limits: fc.Arbitrary<Limits> = fc
     }),
     // Fewer than a ring and its requests need, and enough.
     grantEntries: fc.constantFrom(256, 1024, 32768),
-    slow: fc.boolean(),
+    shuffle: fc.option(fc.nat(), { nil: undefined }),
     sectorSize: fc.constantFrom<SectorSize>(512, 512, 4096),
     dialect: fc.constantFrom<DialectName>("spec", "qemu-windows", "freebsd", "minios"),
   })
-  .map(({ frontend, backend, grantEntries, slow, sectorSize, dialect }) => ({
+  .map(({ frontend, backend, grantEntries, shuffle, sectorSize, dialect }) => ({
     frontend: { ...frontend, dialect },
     backend: { ...backend, sectorSize, dialect },
     grantEntries,
-    slow,
+    shuffle,
     size: SIZE,
   }));
 

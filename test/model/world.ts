@@ -10,18 +10,21 @@ import {
 import type { BlockStore } from "../../src/store/block-store.ts";
 import { emulate } from "../../src/store/emulate.ts";
 import { openStore } from "../../src/store/registry.ts";
-import { RequestRunner, type VbdPair, vbdPair } from "../../src/testing/index.ts";
+import { RequestRunner, ShufflingStore, type VbdPair, vbdPair } from "../../src/testing/index.ts";
 import { systemClock } from "../../src/util/clock.ts";
 import type { Domain } from "../../src/xen/domain.ts";
 import { openPorts } from "./open-ports.ts";
+
+/** Some requests are then always in flight. */
+const SHUFFLE_MILLISECONDS = 3;
 
 export interface WorldOptions {
   readonly frontend: Partial<FrontendLimits>;
   readonly backend: Partial<BackendLimits>;
   /** Bytes; whole pages. */
   readonly size: number;
-  /** The disk takes a millisecond for each request, so that some are always in flight. */
-  readonly slow: boolean;
+  /** The disk does requests in any order, some milliseconds later; undefined for one that does them at once. */
+  readonly shuffle: number | undefined;
   /** Entries of the guest's grant table: few make it wait for grants. */
   readonly grantEntries?: number;
 }
@@ -41,9 +44,12 @@ export class World implements AsyncDisposable {
     const pair = await vbdPair(grantEntries === undefined ? {} : { grantEntries });
     const before = [pair.frontendDomain, pair.backendDomain].map(openPorts);
     const parameters = { size: String(options.size) };
-    const filters = options.slow ? [{ name: "delay", parameters: { delay: "1ms" } }] : [];
-    const spec = { driver: "memory", parameters, filters };
-    const store = await openStore(spec, { reactor: pair.reactor });
+    const spec = { driver: "memory", parameters, filters: [] };
+    const plain = await openStore(spec, { reactor: pair.reactor });
+    const store =
+      options.shuffle === undefined
+        ? plain
+        : new ShufflingStore(plain, pair.reactor, options.shuffle, SHUFFLE_MILLISECONDS);
     const { backendDomain, paths } = pair;
     const limits = options.backend;
     const backend = await BlockBackend.open(backendDomain, paths.backend, store, { limits });

@@ -1,14 +1,29 @@
 /** The published suite on our own backend: writable, read-only, and with little to offer. */
 import { BlockBackend, type BlockBackendOptions } from "../../src/block/index.ts";
 import { openStore } from "../../src/store/registry.ts";
-import { backendSuite, type OpenedBackend, vbdPair } from "../../src/testing/index.ts";
+import {
+  backendSuite,
+  type OpenedBackend,
+  ShufflingStore,
+  vbdPair,
+} from "../../src/testing/index.ts";
 
-async function opened(options: BlockBackendOptions = {}): Promise<OpenedBackend> {
+/** Shorter than it takes to notice in a suite, longer than a round of the reactor. */
+const SHUFFLE_MILLISECONDS = 2;
+
+async function opened(
+  options: BlockBackendOptions & { readonly shuffled?: boolean } = {},
+): Promise<OpenedBackend> {
   await using undo = new AsyncDisposableStack();
   const pair = undo.use(await vbdPair({ readOnly: options.readOnly === true }));
   const { backendDomain, frontendDomain, paths, reactor } = pair;
   const spec = { driver: "memory", parameters: { size: "2M" }, filters: [] };
-  const store = await openStore(spec, { reactor });
+  const plain = await openStore(spec, { reactor });
+  const seed = Math.floor(Math.random() * 2 ** 31);
+  const store =
+    options.shuffled === true
+      ? new ShufflingStore(plain, reactor, seed, SHUFFLE_MILLISECONDS)
+      : plain;
   undo.use(await BlockBackend.open(backendDomain, paths.backend, store, options));
   const ends = undo.move();
   return {
@@ -23,6 +38,9 @@ async function opened(options: BlockBackendOptions = {}): Promise<OpenedBackend>
 }
 
 backendSuite("our backend", { open: () => opened() });
+backendSuite("our backend before a disk that works in any order", {
+  open: () => opened({ shuffled: true }),
+});
 backendSuite("our backend, read-only,", { readOnly: true, open: () => opened({ readOnly: true }) });
 backendSuite("our backend with the least of limits", {
   open: () =>
