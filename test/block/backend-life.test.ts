@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import { shows } from "../../src/testing/index.ts";
 import { BLKIF_OP_READ, BLKIF_RSP_OKAY } from "../../src/wire/blkif.ts";
 import { takeOffline } from "../../src/xen/toolstack.ts";
 import { type BackendWorld, backendWorld } from "./backend-world.ts";
@@ -12,26 +13,32 @@ async function hasEnded({ backend }: BackendWorld): Promise<boolean> {
   return await Promise.race([backend.ended.then(() => true), sleep(100, false)]);
 }
 
-test("while online is 1 the device stays at Closed, and waits again when its frontend begins anew", async () => {
-  await using at = await backendWorld();
-  const { frontend } = at;
-  await frontend.connect(0);
-  await frontend.close();
-  assert.equal(await hasEnded(at), false);
-  assert.equal(await frontend.state("backend"), 6);
-  await frontend.become(1);
-  await frontend.backendIs(2);
-});
+test(
+  "while online is 1 the device stays at Closed, and waits again when its frontend begins anew",
+  shows(["3.4.closed", "3.4.reconnect"], async () => {
+    await using at = await backendWorld();
+    const { frontend } = at;
+    await frontend.connect(0);
+    await frontend.close();
+    assert.equal(await hasEnded(at), false);
+    assert.equal(await frontend.state("backend"), 6);
+    await frontend.become(1);
+    await frontend.backendIs(2);
+  }),
+);
 
-test("once online is 0 the device ends with its frontend", async () => {
-  await using at = await backendWorld();
-  const { frontend } = at;
-  await frontend.connect(0);
-  await takeOffline(at.dom0.store, at.paths);
-  assert.equal(await hasEnded(at), false, "not before the frontend has closed");
-  await frontend.close();
-  assert.equal(await hasEnded(at), true);
-});
+test(
+  "once online is 0 the device ends with its frontend",
+  shows(["3.4.closed"], async () => {
+    await using at = await backendWorld();
+    const { frontend } = at;
+    await frontend.connect(0);
+    await takeOffline(at.dom0.store, at.paths);
+    assert.equal(await hasEnded(at), false, "not before the frontend has closed");
+    await frontend.close();
+    assert.equal(await hasEnded(at), true);
+  }),
+);
 
 for (const state of [1, 3] as const) {
   test(`a frontend that goes back to ${state} while connected is served on the ring it had, as by Linux`, async () => {
@@ -99,33 +106,39 @@ const steps: Record<string, (frontend: ScriptedFrontend) => Promise<void>> = {
   },
 };
 for (const [when, step] of Object.entries(steps)) {
-  test(`the frontend's domain dies ${when}: all is given back, and the device ends`, async () => {
-    await using at = await backendWorld({ delay: "20ms" });
-    const { frontend, dom0, guest } = at;
-    await step(frontend);
-    await frontend[Symbol.asyncDispose]();
-    await guest[Symbol.asyncDispose]();
-    await dom0.store.remove(at.paths.frontend);
-    await at.backend.ended;
-    assert.equal(await dom0.store.read(`${at.paths.backend}/state`), "6");
-    assert.equal(dom0.grants.counters.mapped, 0);
-  });
+  test(
+    `the frontend's domain dies ${when}: all is given back, and the device ends`,
+    shows(["4.6.7"], async () => {
+      await using at = await backendWorld({ delay: "20ms" });
+      const { frontend, dom0, guest } = at;
+      await step(frontend);
+      await frontend[Symbol.asyncDispose]();
+      await guest[Symbol.asyncDispose]();
+      await dom0.store.remove(at.paths.frontend);
+      await at.backend.ended;
+      assert.equal(await dom0.store.read(`${at.paths.backend}/state`), "6");
+      assert.equal(dom0.grants.counters.mapped, 0);
+    }),
+  );
 }
 
-test("a frontend that goes back and forth as fast as it can ends where it ends", async () => {
-  await using at = await backendWorld();
-  const { frontend } = at;
-  await frontend.connect(0, { persistent: true });
-  for (let round = 0; round < 10; round++) {
-    await Promise.all([5, 6, 1, 3, 4, 5, 6].map((state) => frontend.become(state)));
-  }
-  await frontend.become(6);
-  await frontend.backendIs(6);
-  await sleep(20);
-  assert.equal(await frontend.state("backend"), 6);
-  assert.equal(at.dom0.grants.counters.mapped, 0);
-  assert.equal(at.backend.counters, undefined);
-});
+test(
+  "a frontend that goes back and forth as fast as it can ends where it ends",
+  shows(["3.4.reconfiguring"], async () => {
+    await using at = await backendWorld();
+    const { frontend } = at;
+    await frontend.connect(0, { persistent: true });
+    for (let round = 0; round < 10; round++) {
+      await Promise.all([5, 6, 1, 3, 4, 5, 6].map((state) => frontend.become(state)));
+    }
+    await frontend.become(6);
+    await frontend.backendIs(6);
+    await sleep(20);
+    assert.equal(await frontend.state("backend"), 6);
+    assert.equal(at.dom0.grants.counters.mapped, 0);
+    assert.equal(at.backend.counters, undefined);
+  }),
+);
 
 test("a size that changes while the frontend closes does not bring Connected back", async () => {
   await using at = await backendWorld();

@@ -10,6 +10,7 @@ import {
   linuxStatistics,
   parseBackendParameters,
 } from "../../src/block/index.ts";
+import { shows } from "../../src/testing/index.ts";
 import {
   BLKIF_OP_DISCARD,
   BLKIF_OP_FLUSH_DISKCACHE,
@@ -20,75 +21,84 @@ import {
 } from "../../src/wire/blkif.ts";
 import { backendWorld, TestClock } from "./backend-world.ts";
 
-test("after a broken request its ring rests for a millisecond, and no other ring does", async () => {
-  const clock = new TestClock();
-  await using at = await backendWorld({ clock });
-  const { frontend } = at;
-  await frontend.connect(0, { queues: 2 });
-  const broken = () => frontend.transfer(BLKIF_OP_READ, 5000, 1);
-  frontend.send(broken(), broken(), frontend.transfer(BLKIF_OP_READ, 0, 1));
-  assert.equal((await frontend.receive()).status, BLKIF_RSP_ERROR);
-  await sleep(10);
-  assert.equal(frontend.ring.pending(), 0, "the ring rests");
-  const other = frontend.transfer(BLKIF_OP_READ, 0, 1);
-  assert.equal(await frontend.status(other, 1), BLKIF_RSP_OKAY);
-  clock.advance(1);
-  assert.equal((await frontend.receive()).status, BLKIF_RSP_ERROR);
-  clock.advance(0.5);
-  await sleep(10);
-  assert.equal(frontend.ring.pending(), 0, "and again");
-  clock.advance(0.5);
-  assert.equal((await frontend.receive()).status, BLKIF_RSP_OKAY);
-  assert.equal(clock.pending, 0);
-  assert.ok(at.backend.counters!.rings[0]!.stalls.brokenRequest > 0);
-  assert.equal(at.backend.counters!.rings[1]!.stalls.brokenRequest, 0);
-});
+test(
+  "after a broken request its ring rests for a millisecond, and no other ring does",
+  shows(["4.7.6"], async () => {
+    const clock = new TestClock();
+    await using at = await backendWorld({ clock });
+    const { frontend } = at;
+    await frontend.connect(0, { queues: 2 });
+    const broken = () => frontend.transfer(BLKIF_OP_READ, 5000, 1);
+    frontend.send(broken(), broken(), frontend.transfer(BLKIF_OP_READ, 0, 1));
+    assert.equal((await frontend.receive()).status, BLKIF_RSP_ERROR);
+    await sleep(10);
+    assert.equal(frontend.ring.pending(), 0, "the ring rests");
+    const other = frontend.transfer(BLKIF_OP_READ, 0, 1);
+    assert.equal(await frontend.status(other, 1), BLKIF_RSP_OKAY);
+    clock.advance(1);
+    assert.equal((await frontend.receive()).status, BLKIF_RSP_ERROR);
+    clock.advance(0.5);
+    await sleep(10);
+    assert.equal(frontend.ring.pending(), 0, "and again");
+    clock.advance(0.5);
+    assert.equal((await frontend.receive()).status, BLKIF_RSP_OKAY);
+    assert.equal(clock.pending, 0);
+    assert.ok(at.backend.counters!.rings[0]!.stalls.brokenRequest > 0);
+    assert.equal(at.backend.counters!.rings[1]!.stalls.brokenRequest, 0);
+  }),
+);
 
-test("broken requests are told by their rule, ten times a second at most", async () => {
-  const clock = new TestClock();
-  await using at = await backendWorld({ clock });
-  const told: BrokenRequestMessage[] = [];
-  const listen = (message: unknown) => {
-    if ((message as BrokenRequestMessage).path === at.paths.backend) {
-      told.push(message as BrokenRequestMessage);
+test(
+  "broken requests are told by their rule, ten times a second at most",
+  shows(["4.9.10"], async () => {
+    const clock = new TestClock();
+    await using at = await backendWorld({ clock });
+    const told: BrokenRequestMessage[] = [];
+    const listen = (message: unknown) => {
+      if ((message as BrokenRequestMessage).path === at.paths.backend) {
+        told.push(message as BrokenRequestMessage);
+      }
+    };
+    subscribe("vbdkit:backend", listen);
+    try {
+      const { frontend } = at;
+      await frontend.connect(0);
+      for (let i = 0; i < 150; i++) {
+        assert.equal(
+          await frontend.status(frontend.transfer(BLKIF_OP_READ, 5000, 1)),
+          BLKIF_RSP_ERROR,
+        );
+        clock.advance(1);
+      }
+      assert.equal(told.length, 2);
+      const [first, second] = told;
+      assert.deepEqual([first?.rule, first?.ring, first?.untold], ["endOfDevice", 0, 0]);
+      assert.equal(second?.untold, 99);
+    } finally {
+      unsubscribe("vbdkit:backend", listen);
     }
-  };
-  subscribe("vbdkit:backend", listen);
-  try {
+  }),
+);
+
+test(
+  "requests whose pages would be more than max_buffer_pages wait, and all are answered",
+  shows(["4.1.7"], async () => {
+    const limits = { maxBufferPages: 16 };
+    await using at = await backendWorld({ limits, delay: "5ms" });
     const { frontend } = at;
     await frontend.connect(0);
-    for (let i = 0; i < 150; i++) {
-      assert.equal(
-        await frontend.status(frontend.transfer(BLKIF_OP_READ, 5000, 1)),
-        BLKIF_RSP_ERROR,
-      );
-      clock.advance(1);
+    const reads = Array.from({ length: 6 }, () => frontend.transfer(BLKIF_OP_READ, 0, 11));
+    frontend.send(...reads);
+    let most = 0;
+    for (let left = reads.length; left > 0; left--) {
+      await sleep(1);
+      most = Math.max(most, at.backend.counters!.mappedPages);
+      assert.equal((await frontend.receive()).status, BLKIF_RSP_OKAY);
     }
-    assert.equal(told.length, 2);
-    const [first, second] = told;
-    assert.deepEqual([first?.rule, first?.ring, first?.untold], ["endOfDevice", 0, 0]);
-    assert.equal(second?.untold, 99);
-  } finally {
-    unsubscribe("vbdkit:backend", listen);
-  }
-});
-
-test("requests whose pages would be more than max_buffer_pages wait, and all are answered", async () => {
-  const limits = { maxBufferPages: 16 };
-  await using at = await backendWorld({ limits, delay: "5ms" });
-  const { frontend } = at;
-  await frontend.connect(0);
-  const reads = Array.from({ length: 6 }, () => frontend.transfer(BLKIF_OP_READ, 0, 11));
-  frontend.send(...reads);
-  let most = 0;
-  for (let left = reads.length; left > 0; left--) {
-    await sleep(1);
-    most = Math.max(most, at.backend.counters!.mappedPages);
-    assert.equal((await frontend.receive()).status, BLKIF_RSP_OKAY);
-  }
-  assert.equal(most, 11, "one request's pages at a time");
-  assert.ok(at.backend.counters!.stalls.bufferPages > 0);
-});
+    assert.equal(most, 11, "one request's pages at a time");
+    assert.ok(at.backend.counters!.stalls.bufferPages > 0);
+  }),
+);
 
 test("a request of more pages than max_buffer_pages runs alone", async () => {
   await using at = await backendWorld({ limits: { maxBufferPages: 0 }, delay: "1ms" });
@@ -112,78 +122,87 @@ test("a frontend that closes while a request of its waits for pages is closed al
   assert.equal(at.dom0.grants.counters.mapped, 0);
 });
 
-test("a kept page that nobody used for a minute goes back, and then no timer runs", async () => {
-  const clock = new TestClock();
-  await using at = await backendWorld({ clock });
-  const { frontend } = at;
-  await frontend.connect(0, { persistent: true });
-  assert.equal(clock.pending, 0, "an idle vbd arms none");
-  assert.equal(await frontend.status(frontend.transfer(BLKIF_OP_READ, 0, 11)), BLKIF_RSP_OKAY);
-  assert.equal(clock.pending, 1);
-  clock.advance(30_000);
-  assert.equal(await frontend.status(frontend.transfer(BLKIF_OP_READ, 0, 4)), BLKIF_RSP_OKAY);
-  clock.advance(30_000);
-  await sleep(5);
-  assert.equal(at.backend.counters?.persistentPages, 4, "those used meanwhile stay");
-  assert.equal(at.dom0.grants.counters.mapped, 4 + 1);
-  clock.advance(60_000);
-  await sleep(5);
-  assert.equal(at.dom0.grants.counters.mapped, 1, "the ring alone");
-  assert.equal(at.backend.counters?.purgedPages, 11);
-  assert.equal(clock.pending, 0);
-  assert.equal(await frontend.status(frontend.transfer(BLKIF_OP_READ, 0, 11)), BLKIF_RSP_OKAY);
-});
+test(
+  "a kept page that nobody used for a minute goes back, and then no timer runs",
+  shows(["4.1.6"], async () => {
+    const clock = new TestClock();
+    await using at = await backendWorld({ clock });
+    const { frontend } = at;
+    await frontend.connect(0, { persistent: true });
+    assert.equal(clock.pending, 0, "an idle vbd arms none");
+    assert.equal(await frontend.status(frontend.transfer(BLKIF_OP_READ, 0, 11)), BLKIF_RSP_OKAY);
+    assert.equal(clock.pending, 1);
+    clock.advance(30_000);
+    assert.equal(await frontend.status(frontend.transfer(BLKIF_OP_READ, 0, 4)), BLKIF_RSP_OKAY);
+    clock.advance(30_000);
+    await sleep(5);
+    assert.equal(at.backend.counters?.persistentPages, 4, "those used meanwhile stay");
+    assert.equal(at.dom0.grants.counters.mapped, 4 + 1);
+    clock.advance(60_000);
+    await sleep(5);
+    assert.equal(at.dom0.grants.counters.mapped, 1, "the ring alone");
+    assert.equal(at.backend.counters?.purgedPages, 11);
+    assert.equal(clock.pending, 0);
+    assert.equal(await frontend.status(frontend.transfer(BLKIF_OP_READ, 0, 11)), BLKIF_RSP_OKAY);
+  }),
+);
 
-test("a frontend that uses more pages than are kept is served, and the cache makes room", async () => {
-  const clock = new TestClock();
-  const limits = { maxPersistentGrants: 100, persistentGrantUnusedSeconds: 0 };
-  await using at = await backendWorld({ clock, limits });
-  const { frontend } = at;
-  await frontend.connect(0, { persistent: true, pages: 132 });
-  const use = async (first: number, count: number) => {
-    for (let page = first; page < first + count; page += 11) {
-      const request = frontend.transfer(BLKIF_OP_READ, 0, 11, page);
-      assert.equal(await frontend.status(request), BLKIF_RSP_OKAY);
-    }
-  };
-  await use(0, 132);
-  assert.equal(at.backend.counters?.persistentPages, 100);
-  clock.advance(100);
-  await sleep(5);
-  assert.equal(at.backend.counters?.persistentPages, 95, "5 % made room");
-  await use(99, 33);
-  assert.equal(at.backend.counters?.persistentPages, 100);
-  clock.advance(100);
-  await sleep(5);
-  assert.equal(at.backend.counters?.persistentPages, 95);
-  assert.equal(clock.pending, 0, "nothing overflows now");
-  await frontend.close();
-  assert.equal(at.dom0.grants.counters.mapped, 0);
-});
+test(
+  "a frontend that uses more pages than are kept is served, and the cache makes room",
+  shows(["4.1.4", "4.1.5"], async () => {
+    const clock = new TestClock();
+    const limits = { maxPersistentGrants: 100, persistentGrantUnusedSeconds: 0 };
+    await using at = await backendWorld({ clock, limits });
+    const { frontend } = at;
+    await frontend.connect(0, { persistent: true, pages: 132 });
+    const use = async (first: number, count: number) => {
+      for (let page = first; page < first + count; page += 11) {
+        const request = frontend.transfer(BLKIF_OP_READ, 0, 11, page);
+        assert.equal(await frontend.status(request), BLKIF_RSP_OKAY);
+      }
+    };
+    await use(0, 132);
+    assert.equal(at.backend.counters?.persistentPages, 100);
+    clock.advance(100);
+    await sleep(5);
+    assert.equal(at.backend.counters?.persistentPages, 95, "5 % made room");
+    await use(99, 33);
+    assert.equal(at.backend.counters?.persistentPages, 100);
+    clock.advance(100);
+    await sleep(5);
+    assert.equal(at.backend.counters?.persistentPages, 95);
+    assert.equal(clock.pending, 0, "nothing overflows now");
+    await frontend.close();
+    assert.equal(at.dom0.grants.counters.mapped, 0);
+  }),
+);
 
-test("statistics have Linux's names, and log_stats traces them while the ring is used", async () => {
-  const clock = new TestClock();
-  await using at = await backendWorld({ clock, limits: { logStats: true } });
-  const { frontend } = at;
-  await frontend.connect(0);
-  await frontend.status(frontend.transfer(BLKIF_OP_READ, 0, 2));
-  await frontend.status(frontend.transfer(BLKIF_OP_WRITE, 0, 1));
-  await frontend.status(frontend.request(BLKIF_OP_FLUSH_DISKCACHE));
-  await frontend.status(frontend.request(BLKIF_OP_DISCARD, { discardSectorsLow: 8 }));
-  assert.deepEqual(linuxStatistics(at.backend.counters!), {
-    oo_req: 0,
-    rd_req: 1,
-    wr_req: 1,
-    f_req: 1,
-    ds_req: 1,
-    rd_sect: 16,
-    wr_sect: 8,
-  });
-  const lines = () => at.events.filter(({ kind }) => kind === "statistics");
-  clock.advance(30_000);
-  assert.equal(lines().length, 1, "once, for it was used once");
-  assert.match(lines()[0]!.message, /ring 0: oo 0 \| rd 1 \| wr 1 \| f 1 \| ds 1 \| pg 0\/1056/);
-});
+test(
+  "statistics have Linux's names, and log_stats traces them while the ring is used",
+  shows(["4.9.1"], async () => {
+    const clock = new TestClock();
+    await using at = await backendWorld({ clock, limits: { logStats: true } });
+    const { frontend } = at;
+    await frontend.connect(0);
+    await frontend.status(frontend.transfer(BLKIF_OP_READ, 0, 2));
+    await frontend.status(frontend.transfer(BLKIF_OP_WRITE, 0, 1));
+    await frontend.status(frontend.request(BLKIF_OP_FLUSH_DISKCACHE));
+    await frontend.status(frontend.request(BLKIF_OP_DISCARD, { discardSectorsLow: 8 }));
+    assert.deepEqual(linuxStatistics(at.backend.counters!), {
+      oo_req: 0,
+      rd_req: 1,
+      wr_req: 1,
+      f_req: 1,
+      ds_req: 1,
+      rd_sect: 16,
+      wr_sect: 8,
+    });
+    const lines = () => at.events.filter(({ kind }) => kind === "statistics");
+    clock.advance(30_000);
+    assert.equal(lines().length, 1, "once, for it was used once");
+    assert.match(lines()[0]!.message, /ring 0: oo 0 \| rd 1 \| wr 1 \| f 1 \| ds 1 \| pg 0\/1056/);
+  }),
+);
 
 test("every limit has one name, a default in its range, and a sentence", () => {
   const fields = backendParameters.map(({ field }) => field).sort();
@@ -198,30 +217,33 @@ test("every limit has one name, a default in its range, and a sentence", () => {
   }
 });
 
-test("limits are read by the names of the module's parameters", () => {
-  assert.deepEqual(
-    parseBackendParameters({
-      max_queues: "2",
-      feature_persistent: "N",
-      max_buffer_pages: "64",
-      sector_size: "4096",
-      dialect: "freebsd",
-      log_stats: "1",
-    }),
-    {
-      maxQueues: 2,
-      persistent: false,
-      maxBufferPages: 64,
-      sectorSize: 4096,
-      dialect: "freebsd",
-      logStats: true,
-    },
-  );
-  assert.throws(() => parseBackendParameters({ max_queus: "1" }), /did you mean "max_queues"/);
-  assert.throws(() => parseBackendParameters({ max_queues: "two" }), /a number from 0 to 64/);
-  assert.throws(() => parseBackendParameters({ sector_size: "1024" }), /512 or 4096/);
-  assert.throws(() => parseBackendParameters({ log_stats: "maybe" }), /0 or 1/);
-});
+test(
+  "limits are read by the names of the module's parameters",
+  shows(["4.9.3"], () => {
+    assert.deepEqual(
+      parseBackendParameters({
+        max_queues: "2",
+        feature_persistent: "N",
+        max_buffer_pages: "64",
+        sector_size: "4096",
+        dialect: "freebsd",
+        log_stats: "1",
+      }),
+      {
+        maxQueues: 2,
+        persistent: false,
+        maxBufferPages: 64,
+        sectorSize: 4096,
+        dialect: "freebsd",
+        logStats: true,
+      },
+    );
+    assert.throws(() => parseBackendParameters({ max_queus: "1" }), /did you mean "max_queues"/);
+    assert.throws(() => parseBackendParameters({ max_queues: "two" }), /a number from 0 to 64/);
+    assert.throws(() => parseBackendParameters({ sector_size: "1024" }), /512 or 4096/);
+    assert.throws(() => parseBackendParameters({ log_stats: "maybe" }), /0 or 1/);
+  }),
+);
 
 test("a limit out of its range is brought into it, with a word", async () => {
   await using at = await backendWorld({ limits: { maxRingPageOrder: 9, maxQueues: -1 }, cpus: 3 });

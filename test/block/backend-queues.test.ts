@@ -1,6 +1,7 @@
 /** A vbd of several rings: how many, what order holds between them, and that one may break alone. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { shows } from "../../src/testing/index.ts";
 import {
   BLKIF_OP_FLUSH_DISKCACHE,
   BLKIF_OP_READ,
@@ -25,32 +26,35 @@ async function slowWorld(): Promise<BackendWorld & { asked: string[] }> {
 
 for (const queues of [2, 3, 4]) {
   for (const ringOrder of [0, 2]) {
-    test(`${queues} rings of ${1 << ringOrder} pages serve one disk, and count each for itself`, async () => {
-      await using at = await backendWorld();
-      const { frontend } = at;
-      await frontend.connect(0, { queues, ringOrder, persistent: true });
-      assert.equal(await frontend.backendKey("multi-queue-max-queues"), "4");
-      for (let queue = 0; queue < queues; queue++) {
-        frontend.page(queue).fill(queue + 1);
-        const write = frontend.transfer(BLKIF_OP_WRITE, queue * 8, 1, queue);
-        assert.equal(await frontend.status(write, queue), BLKIF_RSP_OKAY);
-      }
-      for (let queue = 0; queue < queues; queue++) {
-        const read = frontend.transfer(BLKIF_OP_READ, queue * 8, 1, 10);
-        assert.equal(await frontend.status(read, (queue + 1) % queues), BLKIF_RSP_OKAY);
-        assert.equal(frontend.page(10)[4095], queue + 1);
-      }
-      const counters = at.backend.counters!;
-      assert.deepEqual(
-        counters.rings.map(({ reads, writes, requests }) => [reads, writes, requests]),
-        Array(queues).fill([1, 1, 2]),
-      );
-      assert.deepEqual([counters.requests, counters.writtenSectors], [2 * queues, 8 * queues]);
-      assert.equal(counters.persistentPages, 2 * queues, "each ring keeps its own pages");
-      assert.equal(at.backend.negotiated?.queues, queues);
-      await frontend.close();
-      assert.equal(at.dom0.grants.counters.mapped, 0);
-    });
+    test(
+      `${queues} rings of ${1 << ringOrder} pages serve one disk, and count each for itself`,
+      shows(["2.10"], async () => {
+        await using at = await backendWorld();
+        const { frontend } = at;
+        await frontend.connect(0, { queues, ringOrder, persistent: true });
+        assert.equal(await frontend.backendKey("multi-queue-max-queues"), "4");
+        for (let queue = 0; queue < queues; queue++) {
+          frontend.page(queue).fill(queue + 1);
+          const write = frontend.transfer(BLKIF_OP_WRITE, queue * 8, 1, queue);
+          assert.equal(await frontend.status(write, queue), BLKIF_RSP_OKAY);
+        }
+        for (let queue = 0; queue < queues; queue++) {
+          const read = frontend.transfer(BLKIF_OP_READ, queue * 8, 1, 10);
+          assert.equal(await frontend.status(read, (queue + 1) % queues), BLKIF_RSP_OKAY);
+          assert.equal(frontend.page(10)[4095], queue + 1);
+        }
+        const counters = at.backend.counters!;
+        assert.deepEqual(
+          counters.rings.map(({ reads, writes, requests }) => [reads, writes, requests]),
+          Array(queues).fill([1, 1, 2]),
+        );
+        assert.deepEqual([counters.requests, counters.writtenSectors], [2 * queues, 8 * queues]);
+        assert.equal(counters.persistentPages, 2 * queues, "each ring keeps its own pages");
+        assert.equal(at.backend.negotiated?.queues, queues);
+        await frontend.close();
+        assert.equal(at.dom0.grants.counters.mapped, 0);
+      }),
+    );
   }
 }
 
@@ -59,15 +63,18 @@ for (const [what, count] of [
   ["more rings than were offered", "5"],
   ["a number of rings that is none", "some"],
 ] as const) {
-  test(`a frontend that asks for ${what} is refused, and nothing stays mapped`, async () => {
-    await using at = await backendWorld();
-    const { frontend } = at;
-    await frontend.backendIs(2);
-    await frontend.offer(0, { keys: { "multi-queue-num-queues": count } });
-    await frontend.backendIs(5);
-    assert.match((await frontend.backendKey("error")) ?? "", /EINVAL .*multi-queue-num-queues/);
-    assert.equal(at.dom0.grants.counters.mapped, 0);
-  });
+  test(
+    `a frontend that asks for ${what} is refused, and nothing stays mapped`,
+    shows(["3.2.multi-queue-num-queues"], async () => {
+      await using at = await backendWorld();
+      const { frontend } = at;
+      await frontend.backendIs(2);
+      await frontend.offer(0, { keys: { "multi-queue-num-queues": count } });
+      await frontend.backendIs(5);
+      assert.match((await frontend.backendKey("error")) ?? "", /EINVAL .*multi-queue-num-queues/);
+      assert.equal(at.dom0.grants.counters.mapped, 0);
+    }),
+  );
 }
 
 test("a second ring that cannot be mapped leaves nothing of the first", async () => {
@@ -83,23 +90,26 @@ test("max_queues of 0 is one ring for each CPU", async () => {
   assert.equal(await at.frontend.backendKey("multi-queue-max-queues"), "7");
 });
 
-test("a barrier waits for every ring, and every ring waits for it", async () => {
-  await using at = await slowWorld();
-  const { frontend } = at;
-  await frontend.connect(0, { queues: 2 });
-  frontend.sendTo(0, frontend.transfer(BLKIF_OP_WRITE, 0, 1));
-  frontend.sendTo(1, frontend.transfer(BLKIF_OP_READ, 8, 1, 1));
-  await new Promise((resolve) => setTimeout(resolve, 5));
-  frontend.sendTo(1, frontend.transfer(BLKIF_OP_WRITE_BARRIER, 16, 1, 2));
-  await new Promise((resolve) => setTimeout(resolve, 5));
-  frontend.sendTo(0, frontend.transfer(BLKIF_OP_WRITE, 24, 1, 3));
-  for (const queue of [0, 0, 1, 1]) {
-    assert.equal((await frontend.receive(queue)).status, BLKIF_RSP_OKAY);
-  }
-  assert.deepEqual(at.asked.slice(0, 4), ["write 0", "read 4096", "flush", "write 8192"]);
-  assert.deepEqual(at.asked.at(-1), "write 12288", "after the barrier and all of it");
-  assert.ok(at.backend.counters!.stalls.barrier > 0);
-});
+test(
+  "a barrier waits for every ring, and every ring waits for it",
+  shows(["1.3", "4.3.5"], async () => {
+    await using at = await slowWorld();
+    const { frontend } = at;
+    await frontend.connect(0, { queues: 2 });
+    frontend.sendTo(0, frontend.transfer(BLKIF_OP_WRITE, 0, 1));
+    frontend.sendTo(1, frontend.transfer(BLKIF_OP_READ, 8, 1, 1));
+    await new Promise((resolve) => setTimeout(resolve, 5));
+    frontend.sendTo(1, frontend.transfer(BLKIF_OP_WRITE_BARRIER, 16, 1, 2));
+    await new Promise((resolve) => setTimeout(resolve, 5));
+    frontend.sendTo(0, frontend.transfer(BLKIF_OP_WRITE, 24, 1, 3));
+    for (const queue of [0, 0, 1, 1]) {
+      assert.equal((await frontend.receive(queue)).status, BLKIF_RSP_OKAY);
+    }
+    assert.deepEqual(at.asked.slice(0, 4), ["write 0", "read 4096", "flush", "write 8192"]);
+    assert.deepEqual(at.asked.at(-1), "write 12288", "after the barrier and all of it");
+    assert.ok(at.backend.counters!.stalls.barrier > 0);
+  }),
+);
 
 test("a flush covers writes taken before it on any ring, and holds nothing back", async () => {
   await using at = await slowWorld();
@@ -143,16 +153,19 @@ for (const [pages, used] of [
   [3, 2],
   [7, 4],
 ] as const) {
-  test(`num-ring-pages of ${pages} is a ring of ${used} pages`, async () => {
-    await using at = await backendWorld();
-    const { frontend } = at;
-    await frontend.backendIs(2);
-    const order = Math.log2(used);
-    const keys = { "num-ring-pages": String(pages) };
-    await frontend.connect(0, { ringOrder: order, ringKeys: "num-ring-pages", keys });
-    assert.equal(at.backend.negotiated?.ringPages, used);
-    assert.equal(await frontend.status(frontend.transfer(BLKIF_OP_READ, 0, 1)), BLKIF_RSP_OKAY);
-  });
+  test(
+    `num-ring-pages of ${pages} is a ring of ${used} pages`,
+    shows(["2.7", "2.8", "3.2.num-ring-pages"], async () => {
+      await using at = await backendWorld();
+      const { frontend } = at;
+      await frontend.backendIs(2);
+      const order = Math.log2(used);
+      const keys = { "num-ring-pages": String(pages) };
+      await frontend.connect(0, { ringOrder: order, ringKeys: "num-ring-pages", keys });
+      assert.equal(at.backend.negotiated?.ringPages, used);
+      assert.equal(await frontend.status(frontend.transfer(BLKIF_OP_READ, 0, 1)), BLKIF_RSP_OKAY);
+    }),
+  );
 }
 
 test("a ring that was used before goes on where it stood", async () => {

@@ -11,6 +11,7 @@ import { openStore, parseDisk } from "../../src/index.ts";
 import { Reactor } from "../../src/io/reactor.ts";
 import type { BlockStore } from "../../src/store/block-store.ts";
 import { Disk } from "../../src/store/disk.ts";
+import { shows } from "../../src/testing/index.ts";
 import { systemClock } from "../../src/util/clock.ts";
 import type { Domain } from "../../src/xen/domain.ts";
 import { EmbeddedMachine } from "../../src/xen/embedded/index.ts";
@@ -95,12 +96,18 @@ async function load(disk: Disk, until: Promise<unknown>): Promise<number> {
   return rounds.reduce((sum, each) => sum + each, 0);
 }
 
-test("several rings of one vbd carry what one does", async () => {
-  await using at = await pair({ maxQueues: 4 }, { limits: { maxQueues: 4, maxRingPageOrder: 1 } });
-  assert.equal(at.frontend.negotiated.queues, 4);
-  assert.ok((await load(at.disk, Promise.resolve())) >= 60);
-  assert.equal(at.frontend.counters.errors, 0);
-});
+test(
+  "several rings of one vbd carry what one does",
+  shows(["2.10"], async () => {
+    await using at = await pair(
+      { maxQueues: 4 },
+      { limits: { maxQueues: 4, maxRingPageOrder: 1 } },
+    );
+    assert.equal(at.frontend.negotiated.queues, 4);
+    assert.ok((await load(at.disk, Promise.resolve())) >= 60);
+    assert.equal(at.frontend.counters.errors, 0);
+  }),
+);
 
 for (const dialect of ["spec", "freebsd", "qemu-windows", "minios"] as const) {
   test(`with blocks of 4096 bytes both ends understand each other as ${dialect}`, async () => {
@@ -113,18 +120,21 @@ for (const dialect of ["spec", "freebsd", "qemu-windows", "minios"] as const) {
   });
 }
 
-test("a frontend that is suspended and resumed under load loses nothing", async () => {
-  await using at = await pair({});
-  const resumed = (async () => {
-    for (let i = 0; i < 5; i++) {
-      await at.disk.read(0, 4096);
-      if (i % 2 === 0) await at.frontend.suspend();
-      await at.frontend.resume();
-    }
-  })();
-  await Promise.all([resumed, load(at.disk, resumed)]);
-  assert.equal(at.frontend.counters.errors, 0);
-});
+test(
+  "a frontend that is suspended and resumed under load loses nothing",
+  shows(["4.6.2", "4.6.3"], async () => {
+    await using at = await pair({});
+    const resumed = (async () => {
+      for (let i = 0; i < 5; i++) {
+        await at.disk.read(0, 4096);
+        if (i % 2 === 0) await at.frontend.suspend();
+        await at.frontend.resume();
+      }
+    })();
+    await Promise.all([resumed, load(at.disk, resumed)]);
+    assert.equal(at.frontend.counters.errors, 0);
+  }),
+);
 
 test("a backend that is begun anew under load is found again, and nothing is lost", async () => {
   await using at = await pair({ maxQueues: 2 }, { reconnect: true, limits: { maxQueues: 2 } });

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import { shows } from "../../src/testing/index.ts";
 import { BLKIF_OP_WRITE_BARRIER, BLKIF_RSP_OKAY } from "../../src/wire/blkif.ts";
 import { GUEST, Operation, type PlainRequest, World } from "./frontend-world.ts";
 
@@ -33,63 +34,75 @@ async function restart(at: World, keys: Record<string, string> = {}): Promise<vo
   await at.backend.frontendIs(4);
 }
 
-test("a suspension that is cancelled goes on with the ring there is, and nothing is sent meanwhile", async () => {
-  await using at = await World.start();
-  await at.disk.write(0, new Uint8Array(4096).fill(1));
-  await at.frontend.suspend();
-  const write = at.submit(at.request(Operation.write, 0, 2));
-  await sleep(5);
-  assert.equal(at.backend.seen.length, 1);
-  await at.frontend.resume({ cancelled: true });
-  assert.equal(await write.status, 0);
-  assert.equal(at.bytes[0], 2);
-  assert.equal(at.backend.seen.length, 2);
-});
+test(
+  "a suspension that is cancelled goes on with the ring there is, and nothing is sent meanwhile",
+  shows(["4.6.4"], async () => {
+    await using at = await World.start();
+    await at.disk.write(0, new Uint8Array(4096).fill(1));
+    await at.frontend.suspend();
+    const write = at.submit(at.request(Operation.write, 0, 2));
+    await sleep(5);
+    assert.equal(at.backend.seen.length, 1);
+    await at.frontend.resume({ cancelled: true });
+    assert.equal(await write.status, 0);
+    assert.equal(at.bytes[0], 2);
+    assert.equal(at.backend.seen.length, 2);
+  }),
+);
 
-test("a suspension may wait for what is in flight, and is called off with EBUSY when that takes too long", async () => {
-  await using at = await World.start();
-  at.backend.onrequest = undefined;
-  const write = at.submit(at.request(Operation.write, 0, 2));
-  await at.until(() => at.backend.seen.length === 1, "the write");
-  await assert.rejects(at.frontend.suspend(5), { code: "EBUSY" });
-  const suspending = at.frontend.suspend(5000);
-  at.backend.answer(at.backend.seen[0]!, BLKIF_RSP_OKAY);
-  at.backend.publish();
-  await suspending;
-  assert.equal(await write.status, 0);
-  at.serve();
-  await at.frontend.resume({ cancelled: true });
-});
+test(
+  "a suspension may wait for what is in flight, and is called off with EBUSY when that takes too long",
+  shows(["4.6.2"], async () => {
+    await using at = await World.start();
+    at.backend.onrequest = undefined;
+    const write = at.submit(at.request(Operation.write, 0, 2));
+    await at.until(() => at.backend.seen.length === 1, "the write");
+    await assert.rejects(at.frontend.suspend(5), { code: "EBUSY" });
+    const suspending = at.frontend.suspend(5000);
+    at.backend.answer(at.backend.seen[0]!, BLKIF_RSP_OKAY);
+    at.backend.publish();
+    await suspending;
+    assert.equal(await write.status, 0);
+    at.serve();
+    await at.frontend.resume({ cancelled: true });
+  }),
+);
 
-test("after a move to another backend what was in flight is sent again there, once, and old answers count for nothing", async () => {
-  await using at = await World.start({ leaks: true });
-  const writes = await unanswered(at);
-  await at.frontend.suspend();
-  const old = at.backend;
-  const backend = await at.move(7);
-  const resuming = at.frontend.resume();
-  await backend.connect(GUEST, { "feature-persistent": "1" });
-  await resuming;
-  // The old one still maps the old ring, and answers at last.
-  for (const request of old.seen) old.answer(request, -1);
-  old.publish();
-  await allOnce(at, writes);
-  assert.equal(await at.frontend.negotiated.persistent, true);
-  old[Symbol.dispose]();
-  await at.disk.write(0, new Uint8Array(4096).fill(77));
-  assert.equal(at.bytes[0], 77);
-});
+test(
+  "after a move to another backend what was in flight is sent again there, once, and old answers count for nothing",
+  shows(["4.6.3", "3.2.backend"], async () => {
+    await using at = await World.start({ leaks: true });
+    const writes = await unanswered(at);
+    await at.frontend.suspend();
+    const old = at.backend;
+    const backend = await at.move(7);
+    const resuming = at.frontend.resume();
+    await backend.connect(GUEST, { "feature-persistent": "1" });
+    await resuming;
+    // The old one still maps the old ring, and answers at last.
+    for (const request of old.seen) old.answer(request, -1);
+    old.publish();
+    await allOnce(at, writes);
+    assert.equal(await at.frontend.negotiated.persistent, true);
+    old[Symbol.dispose]();
+    await at.disk.write(0, new Uint8Array(4096).fill(77));
+    assert.equal(at.bytes[0], 77);
+  }),
+);
 
-test("resumed before the same backend, the frontend has it close first, and loses no request and no page", async () => {
-  await using at = await World.start();
-  const writes = await unanswered(at);
-  await at.frontend.suspend();
-  const resuming = at.frontend.resume();
-  await at.backend.frontendIs(6);
-  await restart(at);
-  await resuming;
-  await allOnce(at, writes);
-});
+test(
+  "resumed before the same backend, the frontend has it close first, and loses no request and no page",
+  shows(["4.6.3"], async () => {
+    await using at = await World.start();
+    const writes = await unanswered(at);
+    await at.frontend.suspend();
+    const resuming = at.frontend.resume();
+    await at.backend.frontendIs(6);
+    await restart(at);
+    await resuming;
+    await allOnce(at, writes);
+  }),
+);
 
 test("resumed, requests keep their order around one that is ordered", async () => {
   await using at = await World.start({ keys: { "feature-barrier": "1" } });
@@ -147,30 +160,36 @@ test("a backend that is taken offline is not waited for", async () => {
   await at.backend.frontendIs(6);
 });
 
-test("a disk that somebody holds refuses to close, serves on, and closes when nobody holds it any more", async () => {
-  await using at = await World.start();
-  const holders = [at.frontend.hold(), at.frontend.hold()];
-  await at.backend.become(5);
-  await at.until(() => true, "");
-  await sleep(5);
-  assert.match((await at.backend.frontendKey("error")) ?? "", /in use; refusing to close/);
-  await at.disk.write(0, new Uint8Array(512).fill(3));
-  assert.equal(at.bytes[0], 3);
-  holders[0]![Symbol.dispose]();
-  holders[0]![Symbol.dispose]();
-  await at.disk.read(0, 512);
-  holders[1]![Symbol.dispose]();
-  await at.backend.frontendIs(6);
-  await assert.rejects(at.disk.read(0, 512), { code: "EIO" });
-});
+test(
+  "a disk that somebody holds refuses to close, serves on, and closes when nobody holds it any more",
+  shows(["4.6.5", "4.6.6", "3.4.unplug"], async () => {
+    await using at = await World.start();
+    const holders = [at.frontend.hold(), at.frontend.hold()];
+    await at.backend.become(5);
+    await at.until(() => true, "");
+    await sleep(5);
+    assert.match((await at.backend.frontendKey("error")) ?? "", /in use; refusing to close/);
+    await at.disk.write(0, new Uint8Array(512).fill(3));
+    assert.equal(at.bytes[0], 3);
+    holders[0]![Symbol.dispose]();
+    holders[0]![Symbol.dispose]();
+    await at.disk.read(0, 512);
+    holders[1]![Symbol.dispose]();
+    await at.backend.frontendIs(6);
+    await assert.rejects(at.disk.read(0, 512), { code: "EIO" });
+  }),
+);
 
-test("forced, a disk is closed whoever holds it", async () => {
-  await using at = await World.start({ frontend: { forceClose: true } });
-  using _holder = at.frontend.hold();
-  await at.backend.become(5);
-  await at.backend.frontendIs(6);
-  await assert.rejects(at.disk.read(0, 512), { code: "EIO" });
-});
+test(
+  "forced, a disk is closed whoever holds it",
+  shows(["4.6.5"], async () => {
+    await using at = await World.start({ frontend: { forceClose: true } });
+    using _holder = at.frontend.hold();
+    await at.backend.become(5);
+    await at.backend.frontendIs(6);
+    await assert.rejects(at.disk.read(0, 512), { code: "EIO" });
+  }),
+);
 
 test("a frontend that follows one which did not close has the backend let go of the old ring first", async () => {
   const states: string[] = [];

@@ -1,26 +1,30 @@
 /** Rings: how many, of how many pages, by which keys; and requests that are spread over them. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { shows } from "../../src/testing/index.ts";
 import { Operation, World } from "./frontend-world.ts";
 
 const key = (world: World, name: string) => world.backend.frontendKey(name);
 
-test("several rings are asked for by name, each with its own grants and port, and none at the top", async () => {
-  await using at = await World.start({
-    keys: { "multi-queue-max-queues": "8", "max-ring-page-order": "1" },
-    limits: { maxQueues: 3 },
-  });
-  assert.equal(await key(at, "multi-queue-num-queues"), "3");
-  for (const queue of [0, 1, 2]) {
-    for (const name of ["ring-ref0", "ring-ref1", "event-channel"]) {
-      assert.match((await key(at, `queue-${queue}/${name}`)) ?? "", /^\d+$/);
+test(
+  "several rings are asked for by name, each with its own grants and port, and none at the top",
+  shows(["2.10", "3.2.multi-queue-num-queues"], async () => {
+    await using at = await World.start({
+      keys: { "multi-queue-max-queues": "8", "max-ring-page-order": "1" },
+      limits: { maxQueues: 3 },
+    });
+    assert.equal(await key(at, "multi-queue-num-queues"), "3");
+    for (const queue of [0, 1, 2]) {
+      for (const name of ["ring-ref0", "ring-ref1", "event-channel"]) {
+        assert.match((await key(at, `queue-${queue}/${name}`)) ?? "", /^\d+$/);
+      }
     }
-  }
-  assert.equal(await key(at, "ring-ref0"), undefined);
-  assert.equal(await key(at, "event-channel"), undefined);
-  assert.equal(at.frontend.negotiated.queues, 3);
-  assert.equal(at.frontend.rings.length, 3);
-});
+    assert.equal(await key(at, "ring-ref0"), undefined);
+    assert.equal(await key(at, "event-channel"), undefined);
+    assert.equal(at.frontend.negotiated.queues, 3);
+    assert.equal(at.frontend.rings.length, 3);
+  }),
+);
 
 test("with several rings every ring is used, what is written is read, and a flush comes after", async () => {
   await using at = await World.start({
@@ -50,12 +54,15 @@ test("a backend that knows one ring alone is given the keys of one", async () =>
   assert.equal(at.frontend.negotiated.queues, 1);
 });
 
-test("a backend of the old scheme is asked for ring pages by both names, rounded down to a power of two", async () => {
-  await using at = await World.start({ keys: { "max-ring-pages": "7" } });
-  assert.equal(await key(at, "num-ring-pages"), "4");
-  assert.equal(await key(at, "ring-page-order"), "2");
-  assert.equal(at.frontend.negotiated.ringPages, 4);
-});
+test(
+  "a backend of the old scheme is asked for ring pages by both names, rounded down to a power of two",
+  shows(["2.7", "3.2.num-ring-pages"], async () => {
+    await using at = await World.start({ keys: { "max-ring-pages": "7" } });
+    assert.equal(await key(at, "num-ring-pages"), "4");
+    assert.equal(await key(at, "ring-page-order"), "2");
+    assert.equal(at.frontend.negotiated.ringPages, 4);
+  }),
+);
 
 test("a backend of the new scheme is asked by the new name alone", async () => {
   await using at = await World.start({ keys: { "max-ring-page-order": "1" } });
@@ -75,28 +82,34 @@ test("where memory is short there are fewer pages of rings and of data, and the 
   assert.deepEqual(await at.disk.read(0, data.length), data);
 });
 
-test("where grant entries are short requests wait for them, and none is lost", async () => {
-  await using at = await World.start({ grantEntries: 24 });
-  const reads = Array.from({ length: 64 }, (_, i) =>
-    at.submit(at.request(Operation.read, i, 0, 3)),
-  );
-  for (const { status } of reads) assert.equal(await status, 0);
-  assert.ok(at.frontend.counters.freezes["grant shortage"] > 0);
-});
+test(
+  "where grant entries are short requests wait for them, and none is lost",
+  shows(["4.7.1"], async () => {
+    await using at = await World.start({ grantEntries: 24 });
+    const reads = Array.from({ length: 64 }, (_, i) =>
+      at.submit(at.request(Operation.read, i, 0, 3)),
+    );
+    for (const { status } of reads) assert.equal(await status, 0);
+    assert.ok(at.frontend.counters.freezes["grant shortage"] > 0);
+  }),
+);
 
-test("a backend that is Connected already is taken as it is", async () => {
-  await using at = await World.start({
-    keys: { "feature-flush-cache": "1" },
-    before: async (backend) => {
-      await backend.write({ sectors: "2048", "sector-size": "512", info: "0" });
-      await backend.become(4);
-      // From here on it behaves as one that had been there before the frontend came.
-      backend.become = async (state) => {
-        if (state !== 2)
-          await backend.domain.store.write(`${backend.paths.backend}/state`, `${state}`);
-      };
-    },
-  });
-  await at.disk.write(0, new Uint8Array(4096).fill(9));
-  assert.equal(at.bytes[0], 9);
-});
+test(
+  "a backend that is Connected already is taken as it is",
+  shows(["3.4.initwait", "3.4.connected"], async () => {
+    await using at = await World.start({
+      keys: { "feature-flush-cache": "1" },
+      before: async (backend) => {
+        await backend.write({ sectors: "2048", "sector-size": "512", info: "0" });
+        await backend.become(4);
+        // From here on it behaves as one that had been there before the frontend came.
+        backend.become = async (state) => {
+          if (state !== 2)
+            await backend.domain.store.write(`${backend.paths.backend}/state`, `${state}`);
+        };
+      },
+    });
+    await at.disk.write(0, new Uint8Array(4096).fill(9));
+    assert.equal(at.bytes[0], 9);
+  }),
+);

@@ -4,6 +4,7 @@ import { test } from "node:test";
 import { BlockFrontend, type FrontendLimits } from "../../src/block/index.ts";
 import { Reactor } from "../../src/io/reactor.ts";
 import { Disk } from "../../src/store/disk.ts";
+import { shows } from "../../src/testing/index.ts";
 import { type Clock, systemClock } from "../../src/util/clock.ts";
 import {
   BLKIF_OP_DISCARD,
@@ -77,46 +78,52 @@ async function world(
   }
 }
 
-test("with a backend that shows the least, requests have eleven segments and flushes complete at once", async () => {
-  await using at = await world();
-  const { negotiated } = at.frontend;
-  assert.equal(negotiated.ringPages, 1);
-  assert.equal(negotiated.maxSegments, 11);
-  assert.equal(negotiated.persistent, false);
-  await at.disk.flush();
-  assert.equal(at.backend.seen.length, 0);
-  await at.disk.read(0, 23 * 4096);
-  assert.deepEqual(
-    at.backend.seen.map((request) => [request.operation, request.segmentCount]),
-    [
-      [BLKIF_OP_READ, 11],
-      [BLKIF_OP_READ, 11],
-      [BLKIF_OP_READ, 1],
-    ],
-  );
-  await assert.rejects(at.disk.discard(0, 4096), { code: "EOPNOTSUPP" });
-});
+test(
+  "with a backend that shows the least, requests have eleven segments and flushes complete at once",
+  shows(["1.1", "2.9", "4.7.3", "3.2.ring-ref"], async () => {
+    await using at = await world();
+    const { negotiated } = at.frontend;
+    assert.equal(negotiated.ringPages, 1);
+    assert.equal(negotiated.maxSegments, 11);
+    assert.equal(negotiated.persistent, false);
+    await at.disk.flush();
+    assert.equal(at.backend.seen.length, 0);
+    await at.disk.read(0, 23 * 4096);
+    assert.deepEqual(
+      at.backend.seen.map((request) => [request.operation, request.segmentCount]),
+      [
+        [BLKIF_OP_READ, 11],
+        [BLKIF_OP_READ, 11],
+        [BLKIF_OP_READ, 1],
+      ],
+    );
+    await assert.rejects(at.disk.discard(0, 4096), { code: "EOPNOTSUPP" });
+  }),
+);
 
-test("with all features a long request is one indirect request, a flush a flush, a discard a discard", async () => {
-  await using at = await world({
-    "feature-max-indirect-segments": "256",
-    "feature-flush-cache": "1",
-    "feature-barrier": "1",
-    "feature-discard": "1",
-    "feature-persistent": "1",
-    "max-ring-page-order": "4",
-  });
-  assert.equal(at.frontend.negotiated.ringPages, 4);
-  await at.disk.read(0, 32 * 4096);
-  await at.disk.flush();
-  await at.disk.discard(8192, 4096);
-  const [read, flush, discard] = at.backend.seen;
-  assert.equal(read?.operation, BLKIF_OP_INDIRECT);
-  assert.equal(read?.indirectSegmentCount, 32);
-  assert.equal(flush?.operation, BLKIF_OP_FLUSH_DISKCACHE);
-  assert.equal(discard?.operation, BLKIF_OP_DISCARD);
-  assert.deepEqual([discard?.sectorLow, discard?.discardSectorsLow], [16, 8]);
-});
+test(
+  "with all features a long request is one indirect request, a flush a flush, a discard a discard",
+  shows(["1.9", "4.2.2", "4.2.6", "4.4.3", "4.3.2"], async () => {
+    await using at = await world({
+      "feature-max-indirect-segments": "256",
+      "feature-flush-cache": "1",
+      "feature-barrier": "1",
+      "feature-discard": "1",
+      "feature-persistent": "1",
+      "max-ring-page-order": "4",
+    });
+    assert.equal(at.frontend.negotiated.ringPages, 4);
+    await at.disk.read(0, 32 * 4096);
+    await at.disk.flush();
+    await at.disk.discard(8192, 4096);
+    const [read, flush, discard] = at.backend.seen;
+    assert.equal(read?.operation, BLKIF_OP_INDIRECT);
+    assert.equal(read?.indirectSegmentCount, 32);
+    assert.equal(flush?.operation, BLKIF_OP_FLUSH_DISKCACHE);
+    assert.equal(discard?.operation, BLKIF_OP_DISCARD);
+    assert.deepEqual([discard?.sectorLow, discard?.discardSectorsLow], [16, 8]);
+  }),
+);
 
 test("a backend with barriers alone is flushed by an empty barrier", async () => {
   await using at = await world({ "feature-barrier": "1" });
@@ -125,17 +132,20 @@ test("a backend with barriers alone is flushed by an empty barrier", async () =>
   assert.equal(at.backend.seen[0]?.segmentCount, 0);
 });
 
-test("an error of the backend is the caller's, and the disk lives on", async () => {
-  await using at = await world({ "feature-discard": "1" });
-  at.backend.onrequest = (request) => at.backend.answer(request, BLKIF_RSP_ERROR);
-  await assert.rejects(at.disk.read(0, 4096), { code: "EIO" });
-  at.backend.onrequest = (request) => at.backend.answer(request, -5);
-  await assert.rejects(at.disk.write(0, new Uint8Array(512)), { code: "EIO" });
-  at.backend.onrequest = (request) => at.backend.answer(request, BLKIF_RSP_EOPNOTSUPP);
-  await assert.rejects(at.disk.discard(0, 512), { code: "EOPNOTSUPP" });
-  at.backend.onrequest = (request) => at.backend.answer(request, BLKIF_RSP_OKAY);
-  await at.disk.read(0, 4096);
-});
+test(
+  "an error of the backend is the caller's, and the disk lives on",
+  shows(["1.11"], async () => {
+    await using at = await world({ "feature-discard": "1" });
+    at.backend.onrequest = (request) => at.backend.answer(request, BLKIF_RSP_ERROR);
+    await assert.rejects(at.disk.read(0, 4096), { code: "EIO" });
+    at.backend.onrequest = (request) => at.backend.answer(request, -5);
+    await assert.rejects(at.disk.write(0, new Uint8Array(512)), { code: "EIO" });
+    at.backend.onrequest = (request) => at.backend.answer(request, BLKIF_RSP_EOPNOTSUPP);
+    await assert.rejects(at.disk.discard(0, 512), { code: "EOPNOTSUPP" });
+    at.backend.onrequest = (request) => at.backend.answer(request, BLKIF_RSP_OKAY);
+    await at.disk.read(0, 4096);
+  }),
+);
 
 for (const [what, sabotage] of [
   ["an id that is not in flight", (at: World) => at.backend.ring.respond(31, 0, 0, 0)],
@@ -143,13 +153,16 @@ for (const [what, sabotage] of [
   ["an id with a high half", (at: World) => at.backend.ring.respond(0, 7, 0, 0)],
   ["another operation", (at: World) => at.backend.ring.respond(0, 0, 1, 0)],
 ] as const) {
-  test(`a response with ${what} ends the disk with an error, and nothing else`, async () => {
-    await using at = await world();
-    at.backend.onrequest = () => sabotage(at);
-    await assert.rejects(at.disk.read(0, 4096), { code: "EIO" });
-    await assert.rejects(at.disk.read(0, 4096), { code: "EIO" });
-    await at.backend.frontendIs(5, 6);
-  });
+  test(
+    `a response with ${what} ends the disk with an error, and nothing else`,
+    shows(["2.14"], async () => {
+      await using at = await world();
+      at.backend.onrequest = () => sabotage(at);
+      await assert.rejects(at.disk.read(0, 4096), { code: "EIO" });
+      await assert.rejects(at.disk.read(0, 4096), { code: "EIO" });
+      await at.backend.frontendIs(5, 6);
+    }),
+  );
 }
 
 test("an impossible response index ends the disk with an error, and nothing else", async () => {
@@ -178,14 +191,17 @@ test("when the backend goes away, everything waiting ends with an error", async 
   await assert.rejects(at.disk.flush(), { code: "EIO" });
 });
 
-test("a new size is announced when the backend writes Connected again", async () => {
-  await using at = await world();
-  const { promise, resolve } = Promise.withResolvers<number>();
-  using _subscription = at.frontend.subscribe({ resized: (info) => resolve(info.size) });
-  await at.backend.write({ sectors: "4096" });
-  await at.backend.become(4);
-  assert.equal(await promise, 4096 * 512);
-});
+test(
+  "a new size is announced when the backend writes Connected again",
+  shows(["4.6.1", "3.4.resize"], async () => {
+    await using at = await world();
+    const { promise, resolve } = Promise.withResolvers<number>();
+    using _subscription = at.frontend.subscribe({ resized: (info) => resolve(info.size) });
+    await at.backend.write({ sectors: "4096" });
+    await at.backend.become(4);
+    assert.equal(await promise, 4096 * 512);
+  }),
+);
 
 test("more requests than the ring has slots wait for their turn, and each ends once", async () => {
   await using at = await world();

@@ -6,6 +6,7 @@ import {
   type GrantCacheOptions,
   MappedPages,
 } from "../../src/block/backend/grant-cache.ts";
+import { shows } from "../../src/testing/index.ts";
 import { FakeGrants } from "./doubles.ts";
 
 function cacheOf(
@@ -18,30 +19,36 @@ function cacheOf(
 
 const references = (...list: number[]) => Uint32Array.from(list);
 
-test("without persistent grants every page is mapped for its request and unmapped after it", () => {
-  const grants = new FakeGrants();
-  const cache = cacheOf(grants, 0);
-  const pages = new MappedPages(11);
-  assert.equal(cache.map(references(9, 10, 9), 3, true, pages), true);
-  assert.equal(grants.handles.size, 3);
-  cache.unmap(pages);
-  assert.equal(grants.handles.size, 0);
-  assert.equal(cache.mapped, 0);
-});
-
-test("a persistent grant is mapped once and found again", () => {
-  const grants = new FakeGrants();
-  const cache = cacheOf(grants, 8);
-  const pages = new MappedPages(11);
-  for (let round = 0; round < 3; round++) {
-    assert.equal(cache.map(references(9, 10), 2, round === 1, pages), true);
+test(
+  "without persistent grants every page is mapped for its request and unmapped after it",
+  shows(["4.7.5"], () => {
+    const grants = new FakeGrants();
+    const cache = cacheOf(grants, 0);
+    const pages = new MappedPages(11);
+    assert.equal(cache.map(references(9, 10, 9), 3, true, pages), true);
+    assert.equal(grants.handles.size, 3);
     cache.unmap(pages);
-  }
-  assert.equal(grants.maps, 2);
-  assert.equal(cache.kept, 2);
-  cache.clear();
-  assert.equal(grants.handles.size, 0);
-});
+    assert.equal(grants.handles.size, 0);
+    assert.equal(cache.mapped, 0);
+  }),
+);
+
+test(
+  "a persistent grant is mapped once and found again",
+  shows(["4.1.2", "4.1.8"], () => {
+    const grants = new FakeGrants();
+    const cache = cacheOf(grants, 8);
+    const pages = new MappedPages(11);
+    for (let round = 0; round < 3; round++) {
+      assert.equal(cache.map(references(9, 10), 2, round === 1, pages), true);
+      cache.unmap(pages);
+    }
+    assert.equal(grants.maps, 2);
+    assert.equal(cache.kept, 2);
+    cache.clear();
+    assert.equal(grants.handles.size, 0);
+  }),
+);
 
 test("a reference used twice at once is mapped on its own the second time and kept only once", () => {
   const grants = new FakeGrants();
@@ -57,30 +64,36 @@ test("a reference used twice at once is mapped on its own the second time and ke
   assert.equal(grants.handles.size, 1);
 });
 
-test("what does not fit into the cache is mapped for its request only", () => {
-  const grants = new FakeGrants();
-  const cache = cacheOf(grants, 2);
-  const pages = new MappedPages(11);
-  assert.equal(cache.map(references(9, 10, 11, 12), 4, false, pages), true);
-  assert.equal(cache.overflowed, true);
-  cache.unmap(pages);
-  assert.equal(grants.handles.size, 2);
-});
+test(
+  "what does not fit into the cache is mapped for its request only",
+  shows(["4.1.3", "4.1.4"], () => {
+    const grants = new FakeGrants();
+    const cache = cacheOf(grants, 2);
+    const pages = new MappedPages(11);
+    assert.equal(cache.map(references(9, 10, 11, 12), 4, false, pages), true);
+    assert.equal(cache.overflowed, true);
+    cache.unmap(pages);
+    assert.equal(grants.handles.size, 2);
+  }),
+);
 
-test("one grant that cannot be mapped leaves nothing of its request mapped", () => {
-  const grants = new FakeGrants();
-  grants.refused.add(12);
-  const cache = cacheOf(grants, 2);
-  const pages = new MappedPages(11);
-  assert.equal(cache.map(references(9), 1, false, pages), true);
-  cache.unmap(pages);
-  assert.equal(cache.map(references(9, 10, 12, 13), 4, false, pages), false);
-  assert.equal(grants.handles.size, 1, "the kept page alone");
-  assert.equal(pages.count, 0);
-  assert.equal(cache.map(references(9), 1, false, pages), true, "and it can be used again");
-  assert.equal(grants.maps, 3);
-  cache.unmap(pages);
-});
+test(
+  "one grant that cannot be mapped leaves nothing of its request mapped",
+  shows(["4.7.8"], () => {
+    const grants = new FakeGrants();
+    grants.refused.add(12);
+    const cache = cacheOf(grants, 2);
+    const pages = new MappedPages(11);
+    assert.equal(cache.map(references(9), 1, false, pages), true);
+    cache.unmap(pages);
+    assert.equal(cache.map(references(9, 10, 12, 13), 4, false, pages), false);
+    assert.equal(grants.handles.size, 1, "the kept page alone");
+    assert.equal(pages.count, 0);
+    assert.equal(cache.map(references(9), 1, false, pages), true, "and it can be used again");
+    assert.equal(grants.maps, 3);
+    cache.unmap(pages);
+  }),
+);
 
 test("after any sequence of requests nothing is mapped but what is kept, and then nothing", () => {
   const request = fc.record({
@@ -119,30 +132,33 @@ function use(cache: GrantCache, ...list: number[]): void {
   cache.unmap(pages);
 }
 
-test("a full cache gives up those not used since the last scan, and no page in use", () => {
-  const grants = new FakeGrants();
-  const cache = cacheOf(grants, 4);
-  const held = new MappedPages(1);
-  assert.equal(cache.map(references(8), 1, false, held), true);
-  use(cache, 9, 10, 11, 12);
-  assert.equal(cache.overflowed, true);
-  assert.equal(cache.scan(), 1, "all were used: one of them all the same");
-  assert.equal(cache.overflowed, false);
-  assert.equal(grants.handles.size, 4, "still mapped");
-  cache.unmapPurged(10);
-  assert.equal(grants.handles.size, 3);
-  // One place is free: 13 takes it, 14 overflows, and of 8, 10, 11, 13 those two were not used since the scan.
-  use(cache, 13, 14);
-  assert.equal(cache.overflowed, true);
-  assert.equal(cache.scan(), 1);
-  cache.unmapPurged(10);
-  const maps = grants.maps;
-  use(cache, 13);
-  assert.equal(grants.maps, maps, "the one used last stayed");
-  cache.unmap(held);
-  cache.clear();
-  assert.equal(grants.handles.size, 0);
-});
+test(
+  "a full cache gives up those not used since the last scan, and no page in use",
+  shows(["4.1.5"], () => {
+    const grants = new FakeGrants();
+    const cache = cacheOf(grants, 4);
+    const held = new MappedPages(1);
+    assert.equal(cache.map(references(8), 1, false, held), true);
+    use(cache, 9, 10, 11, 12);
+    assert.equal(cache.overflowed, true);
+    assert.equal(cache.scan(), 1, "all were used: one of them all the same");
+    assert.equal(cache.overflowed, false);
+    assert.equal(grants.handles.size, 4, "still mapped");
+    cache.unmapPurged(10);
+    assert.equal(grants.handles.size, 3);
+    // One place is free: 13 takes it, 14 overflows, and of 8, 10, 11, 13 those two were not used since the scan.
+    use(cache, 13, 14);
+    assert.equal(cache.overflowed, true);
+    assert.equal(cache.scan(), 1);
+    cache.unmapPurged(10);
+    const maps = grants.maps;
+    use(cache, 13);
+    assert.equal(grants.maps, maps, "the one used last stayed");
+    cache.unmap(held);
+    cache.clear();
+    assert.equal(grants.handles.size, 0);
+  }),
+);
 
 test("a page that is old is given up though there is room, and mapped anew when it comes again", () => {
   const grants = new FakeGrants();

@@ -8,6 +8,7 @@ import {
   parseSegments,
   ValidRequest,
 } from "../../src/block/backend/request.ts";
+import { shows } from "../../src/testing/index.ts";
 import {
   BLKIF_DISCARD_SECURE,
   BLKIF_OP_DISCARD,
@@ -66,10 +67,13 @@ test("twelve segments in a slot are refused, and so are none", () => {
   assert.equal(parse(transfer(BLKIF_OP_READ, 0, 0)), BrokenRule.segmentCount);
 });
 
-test("a flush or barrier may carry no segments", () => {
-  assert.equal(parse(transfer(BLKIF_OP_FLUSH_DISKCACHE, 0, 0)), BrokenRule.none);
-  assert.equal(parse(transfer(BLKIF_OP_WRITE_BARRIER, 0, 0)), BrokenRule.none);
-});
+test(
+  "a flush or barrier may carry no segments",
+  shows(["1.16"], () => {
+    assert.equal(parse(transfer(BLKIF_OP_FLUSH_DISKCACHE, 0, 0)), BrokenRule.none);
+    assert.equal(parse(transfer(BLKIF_OP_WRITE_BARRIER, 0, 0)), BrokenRule.none);
+  }),
+);
 
 test("sectors beyond the page, or in the wrong order, are refused", () => {
   const beyond = transfer(BLKIF_OP_READ, 0, 1);
@@ -81,19 +85,22 @@ test("sectors beyond the page, or in the wrong order, are refused", () => {
   assert.equal(parse(backwards), BrokenRule.segmentSectors);
 });
 
-test("a request past the end is refused, however large its sector is", () => {
-  assert.equal(parse(transfer(BLKIF_OP_READ, 993, 1)), BrokenRule.endOfDevice);
-  for (const [low, high] of [
-    [0, 0xffff_ffff],
-    [0xffff_ffff, 0xffff_ffff],
-    [0xffff_fffc, 0x001f_ffff],
-  ] as const) {
-    const request = transfer(BLKIF_OP_READ, 0, 1);
-    request.sectorLow = low;
-    request.sectorHigh = high;
-    assert.equal(parse(request), BrokenRule.endOfDevice);
-  }
-});
+test(
+  "a request past the end is refused, however large its sector is",
+  shows(["1.14", "4.5.7"], () => {
+    assert.equal(parse(transfer(BLKIF_OP_READ, 993, 1)), BrokenRule.endOfDevice);
+    for (const [low, high] of [
+      [0, 0xffff_ffff],
+      [0xffff_ffff, 0xffff_ffff],
+      [0xffff_fffc, 0x001f_ffff],
+    ] as const) {
+      const request = transfer(BLKIF_OP_READ, 0, 1);
+      request.sectorLow = low;
+      request.sectorHigh = high;
+      assert.equal(parse(request), BrokenRule.endOfDevice);
+    }
+  }),
+);
 
 test("a read-only device refuses writes and discards, and takes reads and flushes", () => {
   const readOnly = { ...device, readOnly: true };
@@ -104,28 +111,34 @@ test("a read-only device refuses writes and discards, and takes reads and flushe
   assert.equal(parse(transfer(BLKIF_OP_FLUSH_DISKCACHE, 0, 0), readOnly), BrokenRule.none);
 });
 
-test("on a device of 4 KiB blocks every segment is whole blocks", () => {
-  const coarse = { ...device, sectorsPerBlock: 8 };
-  assert.equal(parse(transfer(BLKIF_OP_READ, 8, 2), coarse), BrokenRule.none);
-  assert.equal(parse(transfer(BLKIF_OP_READ, 4, 2), coarse), BrokenRule.alignment);
-  const half = transfer(BLKIF_OP_READ, 8, 2);
-  half.lastSectors[0] = 3;
-  assert.equal(parse(half, coarse), BrokenRule.alignment);
-});
+test(
+  "on a device of 4 KiB blocks every segment is whole blocks",
+  shows(["1.15"], () => {
+    const coarse = { ...device, sectorsPerBlock: 8 };
+    assert.equal(parse(transfer(BLKIF_OP_READ, 8, 2), coarse), BrokenRule.none);
+    assert.equal(parse(transfer(BLKIF_OP_READ, 4, 2), coarse), BrokenRule.alignment);
+    const half = transfer(BLKIF_OP_READ, 8, 2);
+    half.lastSectors[0] = 3;
+    assert.equal(parse(half, coarse), BrokenRule.alignment);
+  }),
+);
 
-test("a discard is checked for its range, its flag and whether it was offered", () => {
-  const request = transfer(BLKIF_OP_DISCARD, 10, 0);
-  request.discardFlag = BLKIF_DISCARD_SECURE;
-  request.discardSectorsLow = 990;
-  const valid = new ValidRequest();
-  assert.equal(parseHead(request, device, valid), BrokenRule.none);
-  assert.deepEqual([valid.sector, valid.sectorCount, valid.secure], [10, 990, true]);
-  request.discardSectorsLow = 991;
-  assert.equal(parse(request), BrokenRule.endOfDevice);
-  request.discardSectorsHigh = 0xffff_ffff;
-  assert.equal(parse(request), BrokenRule.endOfDevice);
-  assert.equal(parse(request, { ...device, discard: false }), BrokenRule.discardRefused);
-});
+test(
+  "a discard is checked for its range, its flag and whether it was offered",
+  shows(["4.4.5"], () => {
+    const request = transfer(BLKIF_OP_DISCARD, 10, 0);
+    request.discardFlag = BLKIF_DISCARD_SECURE;
+    request.discardSectorsLow = 990;
+    const valid = new ValidRequest();
+    assert.equal(parseHead(request, device, valid), BrokenRule.none);
+    assert.deepEqual([valid.sector, valid.sectorCount, valid.secure], [10, 990, true]);
+    request.discardSectorsLow = 991;
+    assert.equal(parse(request), BrokenRule.endOfDevice);
+    request.discardSectorsHigh = 0xffff_ffff;
+    assert.equal(parse(request), BrokenRule.endOfDevice);
+    assert.equal(parse(request, { ...device, discard: false }), BrokenRule.discardRefused);
+  }),
+);
 
 test("an indirect request carries reads, writes and barriers, as many as were offered", () => {
   const request = transfer(BLKIF_OP_INDIRECT, 0, 0);
