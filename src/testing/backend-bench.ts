@@ -1,5 +1,6 @@
 /** A backend under test with a scripted frontend before it, and what most tests of the suite do with both. */
 import assert from "node:assert/strict";
+import { setTimeout as sleep } from "node:timers/promises";
 import { BLKIF_OP_READ, type BLKIF_OP_WRITE, BLKIF_RSP_OKAY } from "../wire/blkif.ts";
 import { type Domain, PAGE_SIZE } from "../xen/domain.ts";
 import type { VbdPaths } from "../xen/toolstack.ts";
@@ -31,8 +32,9 @@ export interface BackendSuiteOptions {
   readonly forgets?: boolean;
 }
 
-/** Longer than a backend takes to see a state. */
-const LATE_MILLISECONDS = 30;
+/** Turns of the event loop, of a millisecond at least: longer than a backend takes to see a state, on this thread (where
+ * time alone says little) or elsewhere. */
+const LATE_TURNS = 30;
 
 /** Sectors of a page. */
 export const SECTORS_PER_PAGE: number = PAGE_SIZE / 512;
@@ -103,7 +105,7 @@ export class BackendBench implements AsyncDisposable {
   /** The same, where the backend may be about to go on to an older state first. */
   async untilNothingHeld(frontend: ScriptedFrontend): Promise<void> {
     // Closed may be the one of an earlier time, which the backend is about to leave.
-    await new Promise((resolve) => setTimeout(resolve, LATE_MILLISECONDS));
+    for (let i = 0; i < LATE_TURNS; i++) await sleep(1);
     const held = () => frontend.pagesHeld + (this.opened.mappedPages?.() ?? 0);
     await until(
       () => (held() === 0 ? true : undefined),

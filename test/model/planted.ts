@@ -121,7 +121,7 @@ async function firstFailure(
   const words = ["--conditions=vbdkit-source", "--test-reporter=tap", judge];
   const child = spawn(process.execPath, words, {
     cwd: folder,
-    env: { ...process.env, NODE_TEST_CONTEXT: undefined },
+    env: { ...process.env, NODE_TEST_CONTEXT: undefined, VBDKIT_MODEL_SECONDS: "60" },
     stdio: ["ignore", "pipe", "ignore"],
     timeout: Math.ceil(seconds * 1000),
     killSignal: "SIGKILL",

@@ -33,6 +33,8 @@ export type Request =
 export type Step =
   | { readonly kind: "together" | "cancel"; readonly requests: readonly Request[] }
   | { readonly kind: "reconnect" }
+  /** Long enough for timers to look after what nobody uses. */
+  | { readonly kind: "idle" }
   | { readonly kind: "resize"; readonly pages: number }
   | {
       readonly kind: "suspend";
@@ -130,6 +132,7 @@ export const step: fc.Arbitrary<Step> = fc.oneof(
     }),
   },
   { weight: 1, arbitrary: fc.record({ kind: fc.constant("reconnect" as const) }) },
+  { weight: 1, arbitrary: fc.record({ kind: fc.constant("idle" as const) }) },
   {
     weight: 1,
     arbitrary: fc.record({

@@ -16,6 +16,9 @@ import {
 } from "./ring-arbitraries.ts";
 import { World } from "./world.ts";
 
+/** A backend looks through its persistent pages every tenth of a second where they are too many. */
+const IDLE_MILLISECONDS = 120;
+
 /** The disk, and where it may hold anything: after a discard, or after requests of which nobody knows the order. */
 class Bytes {
   readonly bytes = new Uint8Array(SIZE);
@@ -153,6 +156,9 @@ async function take(world: World, model: Bytes, step: Step, large: boolean): Pro
       await Promise.all(ends);
       break;
     }
+    case "idle":
+      await new Promise((resolve) => setTimeout(resolve, IDLE_MILLISECONDS));
+      break;
     case "reconnect":
       await world.detach();
       await world.attach();
