@@ -5,7 +5,8 @@
  * A grant names the one domain that may use it, so who counts the uses is that domain alone: `readers` and `writers`
  * of each reference are kept here, and the entry's in-use bits are set with the first and cleared with the last.
  * Invariants: the uses of all references are the handles given out; an operation that fails changes nothing; nothing
- * read from the granter's table is read twice or used before its bounds were checked.
+ * read from the granter's table is read twice or used before its bounds were checked. What one granter has us map
+ * takes nothing from the others.
  *
  * Statuses are those of Xen, but where Xen answers general_error for every entry that does not permit the access,
  * this says bad_gntref (nothing granted to us there) or permission_denied (a writable use of a read-only grant).
@@ -23,8 +24,12 @@ import {
 import type { Neighbours } from "./neighbours.ts";
 import { type MutableCounters, UNSTABLE_ENTRY_TRIES } from "./own-grants.ts";
 
-/** Mappings of one domain at a time: as many as a granter may have entries, far above what rings need. */
-export const MAX_HANDLES = 65536;
+/** Mappings of one granter's pages at a time: as many as its table has entries by default, or 128 MiB in flight.
+ * Whoever names the same entry in thousands of requests finds noSpace here. */
+export const MAX_MAPPINGS_PER_PEER = 32768;
+
+/** Mappings of one domain at a time, for thirty-two peers that all have us map as much as they may: 20 MiB of ours. */
+const MAX_HANDLES = 32 * MAX_MAPPINGS_PER_PEER;
 
 const FIRST_HANDLES = 256;
 
@@ -88,8 +93,15 @@ export class PeerGrants {
   #references = new Uint32Array(FIRST_HANDLES);
   #readOnly = new Uint8Array(FIRST_HANDLES);
   readonly #freeHandles: number[] = [];
+  readonly #mappingsPerPeer: number;
 
-  constructor(self: number, neighbours: Neighbours, counters: MutableCounters) {
+  constructor(
+    self: number,
+    neighbours: Neighbours,
+    counters: MutableCounters,
+    mappingsPerPeer: number = MAX_MAPPINGS_PER_PEER,
+  ) {
+    this.#mappingsPerPeer = mappingsPerPeer;
     this.#self = self;
     this.#neighbours = neighbours;
     this.#counters = counters;
@@ -106,7 +118,8 @@ export class PeerGrants {
   #mapOne(granter: Granter, batch: GrantMapBatch, i: number): void {
     const reference = batch.references[i]!;
     const readOnly = batch.readOnly[i] !== 0;
-    const handle = this.#freeHandles.pop() ?? this.#newHandle();
+    const allowed = granter.mapped < this.#mappingsPerPeer;
+    const handle = allowed ? (this.#freeHandles.pop() ?? this.#newHandle()) : -1;
     if (handle < 0) {
       batch.statuses[i] = GrantStatus.noSpace;
       return;

@@ -10,6 +10,7 @@ import {
 } from "../../../src/xen/domain.ts";
 import type { EmbeddedDomain } from "../../../src/xen/embedded/domain.ts";
 import { GTF_reading, GTF_writing } from "../../../src/xen/embedded/layout.ts";
+import { PeerGrants } from "../../../src/xen/embedded/peer-grants.ts";
 import { Village } from "./pair.ts";
 
 const FRONT = 5;
@@ -111,6 +112,31 @@ test("a batch maps what it can and names what it cannot", () => {
   back.grants.map(FRONT, batch);
   assert.deepEqual([...batch.statuses], [0, GrantStatus.permissionDenied, 0, -3]);
   assert.equal(back.grants.counters.mapped, 2);
+});
+
+test("a peer that has as much mapped as it may finds no space, and the others do not notice", () => {
+  const village = new Village();
+  const [greedy, modest] = [village.domain(1), village.domain(2)];
+  const counters = { granted: 0, mapped: 0, maps: 0, unmaps: 0, copies: 0, quarantined: 0 };
+  using grants = new PeerGrants(BACK, village, counters, 3);
+  const batch = new GrantMapBatch(5);
+  batch.count = 5;
+  const [page, other] = [allocate(greedy), allocate(modest)];
+  page.grant(0, BACK, false);
+  other.grant(0, BACK, false);
+  batch.references.fill(page.references[0]!);
+  grants.map(greedy.id, batch);
+  const { okay, noSpace } = GrantStatus;
+  assert.deepEqual([...batch.statuses], [okay, okay, okay, noSpace, noSpace]);
+  const handle = batch.handles[0]!;
+  batch.count = 1;
+  batch.references[0] = other.references[0]!;
+  grants.map(modest.id, batch);
+  assert.equal(batch.statuses[0], okay);
+  assert.equal(grants.unmap(handle), okay);
+  batch.references[0] = batch.references[1]!;
+  grants.map(greedy.id, batch);
+  assert.equal(batch.statuses[0], okay, "what was given back can be mapped again");
 });
 
 test("the writing mark goes with the last writer, the reading mark with the last user", () => {
