@@ -61,16 +61,19 @@ test(
   }),
 );
 
-test("where a backend turns out to know neither flush nor barrier, flushes fail, and it is not asked again", shows(["4.3.6"], async () => {
-  await using at = await World.start({ keys: { ...FLUSH, ...BARRIER } });
-  refuse(at, BLKIF_OP_FLUSH_DISKCACHE, BLKIF_OP_WRITE_BARRIER);
-  const flushes = [at.disk.flush(), at.disk.flush(), at.disk.flush()];
-  for (const flush of flushes) await assert.rejects(flush, { code: "EOPNOTSUPP" });
-  assert.equal(at.frontend.figures.features, "");
-  const asked = at.backend.seen.length;
-  await assert.rejects(at.disk.flush(), { code: "EOPNOTSUPP" });
-  assert.equal(at.backend.seen.length, asked);
-}));
+test(
+  "where a backend turns out to know neither flush nor barrier, flushes fail, and it is not asked again",
+  shows(["4.3.6"], async () => {
+    await using at = await World.start({ keys: { ...FLUSH, ...BARRIER } });
+    refuse(at, BLKIF_OP_FLUSH_DISKCACHE, BLKIF_OP_WRITE_BARRIER);
+    const flushes = [at.disk.flush(), at.disk.flush(), at.disk.flush()];
+    for (const flush of flushes) await assert.rejects(flush, { code: "EOPNOTSUPP" });
+    assert.equal(at.frontend.figures.features, "");
+    const asked = at.backend.seen.length;
+    await assert.rejects(at.disk.flush(), { code: "EOPNOTSUPP" });
+    assert.equal(at.backend.seen.length, asked);
+  }),
+);
 
 test("a flush that failed is an error, not a missing feature", async () => {
   await using at = await World.start({ keys: FLUSH });
