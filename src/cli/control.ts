@@ -5,10 +5,11 @@
  *
  * Invariant: a line that is not a request gets an error line; nothing sent here changes the server.
  */
-import { chmodSync, existsSync, globSync, rmSync, statSync } from "node:fs";
+import { existsSync, globSync, statSync } from "node:fs";
 import { connect, createServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
+import { listenOnUnixSocket, probeUnixSocket } from "../io/unix-socket.ts";
 import { UsageError } from "./errors.ts";
 import { plain } from "./output.ts";
 
@@ -37,11 +38,7 @@ export async function openControl(directory: string, answers: Answers): Promise<
     });
   });
   const path = join(directory, CONTROL_SOCKET);
-  await removeStale(path);
-  await new Promise<void>((resolve, reject) => {
-    server.once("error", reject).listen(path, resolve);
-  });
-  chmodSync(path, 0o600);
+  await listenOnUnixSocket(server, path, 0o600);
   server.unref();
   return {
     async [Symbol.asyncDispose]() {
@@ -49,22 +46,6 @@ export async function openControl(directory: string, answers: Answers): Promise<
       await new Promise((resolve) => server.close(resolve));
     },
   };
-}
-
-/** Removes the socket of a server that was killed; one that answers is left, and listening on it fails. */
-async function removeStale(path: string): Promise<void> {
-  if (existsSync(path) && (await connects(path)) === "ECONNREFUSED") rmSync(path, { force: true });
-}
-
-/** True, or the code of the error. */
-function connects(path: string): Promise<true | string | undefined> {
-  return new Promise((resolve) => {
-    const socket = connect(path, () => {
-      socket.destroy();
-      resolve(true);
-    });
-    socket.on("error", ({ code }: NodeJS.ErrnoException) => resolve(code));
-  });
 }
 
 async function answer(line: string, answers: Answers): Promise<string> {
@@ -102,7 +83,7 @@ export async function findServer(name: string | undefined): Promise<string> {
   }
   const running: string[] = [];
   for (const socket of globSync(join(tmpdir(), "vbdkit-*", CONTROL_SOCKET)).sort()) {
-    if ((await connects(socket)) === true) running.push(dirname(socket));
+    if ((await probeUnixSocket(socket)) === "served") running.push(dirname(socket));
   }
   const [only] = running;
   if (only === undefined) {

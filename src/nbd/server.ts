@@ -4,9 +4,9 @@
  * Invariant: one client's mistakes, slowness or death cost the others nothing: handshakes end in time, connections
  * are counted, and each holds a bounded share of memory.
  */
-import { chmodSync } from "node:fs";
 import { createServer, type Server, type Socket } from "node:net";
 import type { Reactor } from "../io/reactor.ts";
+import { listenOnUnixSocket } from "../io/unix-socket.ts";
 import {
   BlockRequest,
   type BlockStore,
@@ -14,7 +14,7 @@ import {
   type RequestOwner,
 } from "../store/block-store.ts";
 import { emulate } from "../store/emulate.ts";
-import { errnoName, StoreError } from "../store/errors.ts";
+import { Errno, type ErrnoName, errnoName, StoreError } from "../store/errors.ts";
 import { type Clock, systemClock } from "../util/clock.ts";
 import { BufferPool } from "./buffer-pool.ts";
 import { ExportTable, type NbdExport } from "./export.ts";
@@ -112,23 +112,14 @@ export class NbdServer implements AsyncDisposable {
     };
   }
 
-  /** Accepts clients there from now on. Rejects with StoreError (EADDRINUSE, EACCES, ...). May be called again for
-   * another address. */
+  /** Accepts clients there from now on. Rejects with StoreError (EADDRINUSE, EACCES, ENOENT where there is no such folder,
+   * ...). May be called again for another address. */
   async listen(options: NbdListenOptions): Promise<{ uri: string; address: NbdAddress }> {
     if (this.#closing !== undefined) throw new StoreError("ESHUTDOWN", "the NBD server is closed");
     const listener = createServer((socket) => {
       void this.#serve(socket);
     });
-    await new Promise<void>((resolve, reject) => {
-      listener.once("error", (cause: NodeJS.ErrnoException) => {
-        const code = errnoName(cause.errno === undefined ? 0 : -cause.errno);
-        reject(new StoreError(code, `cannot listen: ${cause.message}`, { cause }));
-      });
-      listener.once("listening", resolve);
-      if ("path" in options) listenUnix(listener, options.path, options.mode ?? 0o600);
-      else if ("fd" in options) listener.listen({ fd: options.fd });
-      else listener.listen({ host: options.host ?? "127.0.0.1", port: options.port ?? 0 });
-    });
+    await listenAt(listener, options);
     this.#listeners.push(listener);
     const bound = listener.address();
     const address: NbdAddress =
@@ -228,20 +219,47 @@ export class NbdServer implements AsyncDisposable {
   }
 }
 
-/** The socket is nobody else's from its first moment: bind(2) happens inside `listen`, under our umask. */
-function listenUnix(listener: Server, path: string, mode: number): void {
-  let previous: number | undefined;
-  try {
-    previous = process.umask(0o777 & ~mode);
-  } catch {
-    // A worker cannot change the umask; there chmod alone does it.
+async function listenAt(listener: Server, options: NbdListenOptions): Promise<void> {
+  if ("path" in options) {
+    try {
+      await listenOnUnixSocket(listener, options.path, options.mode ?? 0o600);
+    } catch (cause) {
+      const code = (cause as Error & { code?: string }).code ?? "";
+      throw new StoreError(codeOf(code), (cause as Error).message, { cause });
+    }
+    return;
   }
-  try {
-    listener.listen({ path });
-    if (listener.listening) chmodSync(path, mode);
-  } finally {
-    if (previous !== undefined) process.umask(previous);
-  }
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  const where =
+    "fd" in options
+      ? { fd: options.fd }
+      : { host: options.host ?? "127.0.0.1", port: options.port ?? 0 };
+  // Later errors are of clients that could not be accepted, for want of descriptors: they see it themselves.
+  listener.on("error", (cause: NodeJS.ErrnoException) => {
+    const code = cause.code ?? "";
+    const place = "fd" in where ? `descriptor ${where.fd}` : `${where.host} port ${where.port}`;
+    reject(
+      new StoreError(codeOf(code), `${place}: ${listenErrors[code] ?? cause.message}`, { cause }),
+    );
+  });
+  listener.listen(where, resolve);
+  await promise;
+}
+
+/** What people can do about an address. */
+const listenErrors: Readonly<Record<string, string>> = {
+  EACCES: "only root may listen there; choose a port above 1023",
+  EADDRINUSE: "another program listens there; end it, or choose another port",
+  EADDRNOTAVAIL: "this machine has no such address",
+  EINVAL: "is not a socket that listens",
+  ENOTFOUND: "there is no host of that name",
+};
+
+/** The nearest of those that a store can have. */
+function codeOf(code: string): ErrnoName {
+  if (Object.hasOwn(Errno, code)) return code as ErrnoName;
+  if (code === "ENOTDIR" || code === "ENOTFOUND") return "ENOENT";
+  return code === "ENAMETOOLONG" ? "EINVAL" : "EIO";
 }
 
 function flushStore(store: BlockStore, reactor: Reactor): Promise<void> {

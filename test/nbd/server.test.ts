@@ -94,7 +94,26 @@ describe("the NBD server, judged by other people's programs", () => {
     const { uri, address } = await served.server.listen({});
     assert.ok("host" in address && address.host === "127.0.0.1");
     assert.equal((await succeed("nbdinfo", "--size", uri)).trim(), String(MiB));
-    await assert.rejects(served.server.listen(address), { code: "EADDRINUSE" });
+    await assert.rejects(served.server.listen(address), {
+      code: "EADDRINUSE",
+      message: `127.0.0.1 port ${address.port}: another program listens there; end it, or choose another port`,
+    });
+  });
+
+  test("what it cannot listen on it says in words that help", async () => {
+    await using served = await serve(MiB);
+    await assert.rejects(served.server.listen({ path: served.socket }), {
+      code: "EADDRINUSE",
+      message: `${served.socket}: another server listens there; end it, or choose another path`,
+    });
+    await assert.rejects(served.server.listen({ path: "/nosuch/dir/s" }), {
+      code: "ENOENT",
+      message: "/nosuch/dir/s: there is no folder /nosuch/dir",
+    });
+    await assert.rejects(served.server.listen({ path: `/tmp/${"x".repeat(120)}` }), {
+      code: "EINVAL",
+    });
+    assert.equal((await succeed("nbdinfo", "--size", served.uri)).trim(), String(MiB));
   });
 
   test("nbdcopy and qemu-img carry an image there and back unchanged", async () => {

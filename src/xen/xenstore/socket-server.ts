@@ -1,19 +1,9 @@
-/**
- * The Unix socket of the daemon.
- *
- * Invariant: whoever may connect is decided by the file's mode before the first client can be accepted, and a socket
- * that somebody still serves is never taken away.
- */
-import { lstatSync } from "node:fs";
-import { chmod, unlink } from "node:fs/promises";
-import { connect, createServer, type Server, type Socket } from "node:net";
-import { isMainThread } from "node:worker_threads";
+/** The Unix socket of the daemon: its clients, from the first to the last. */
+import { createServer, type Server } from "node:net";
+import { listenOnUnixSocket, UnixSocketError } from "../../io/unix-socket.ts";
 import { XenError } from "../domain.ts";
 import { SocketTransport } from "./socket-transport.ts";
 import type { XenStoreTransport } from "./transport.ts";
-
-/** sizeof(sun_path) less the NUL. */
-const MAX_SOCKET_PATH_BYTES = 107;
 
 export interface XenStoreSocketOptions {
   /** Of the file. */
@@ -35,11 +25,6 @@ export class XenStoreSocket implements AsyncDisposable {
   }
 
   static async open(path: string, options: XenStoreSocketOptions): Promise<XenStoreSocket> {
-    if (Buffer.byteLength(path) > MAX_SOCKET_PATH_BYTES) {
-      const message = `${path}: a socket's path has at most ${MAX_SOCKET_PATH_BYTES} bytes`;
-      throw new XenError("ENAMETOOLONG", message);
-    }
-    await removeStale(path);
     const clients = new Set<Disposable>();
     const server = createServer((socket) => {
       const client = options.accept(new SocketTransport(socket));
@@ -47,15 +32,13 @@ export class XenStoreSocket implements AsyncDisposable {
       socket.on("close", () => clients.delete(client));
     });
     server.maxConnections = options.clients;
-    await listen(server, path, options.mode);
-    const opened = new XenStoreSocket(server, clients);
     try {
-      await chmod(path, options.mode);
+      await listenOnUnixSocket(server, path, options.mode);
     } catch (error) {
-      await opened[Symbol.asyncDispose]();
-      throw error;
+      if (!(error instanceof UnixSocketError)) throw error;
+      throw new XenError(error.code, error.message, { cause: error });
     }
-    return opened;
+    return new XenStoreSocket(server, clients);
   }
 
   /** Idempotent. */
@@ -70,45 +53,4 @@ export class XenStoreSocket implements AsyncDisposable {
     for (const client of this.#clients) client[Symbol.dispose]();
     await promise;
   }
-}
-
-async function listen(server: Server, path: string, mode: number): Promise<void> {
-  const { promise, resolve, reject } = Promise.withResolvers<void>();
-  // Later errors are of clients that could not be accepted, for want of descriptors: they see it themselves.
-  server.on("error", (error: NodeJS.ErrnoException) => {
-    reject(new XenError(error.code ?? "EIO", `${path}: ${error.message}`, { cause: error }));
-  });
-  // The file appears within listen: with the mask it never has more rights than it is to have. A worker has no mask,
-  // but even there a new socket is its owner's to connect to until chmod, under any usual mask.
-  const mask = isMainThread ? process.umask(0o777 & ~mode) : undefined;
-  try {
-    server.listen(path, resolve);
-  } finally {
-    if (mask !== undefined) process.umask(mask);
-  }
-  await promise;
-}
-
-/** Removes a socket that nobody serves any more; rejects where somebody does, or where it is no socket. */
-async function removeStale(path: string): Promise<void> {
-  const found = lstatSync(path, { throwIfNoEntry: false });
-  if (found === undefined) return;
-  if (!found.isSocket() || (await isServed(path))) {
-    const what = found.isSocket() ? "another server listens there" : "there is a file of that name";
-    throw new XenError("EADDRINUSE", `${path}: ${what}`);
-  }
-  await unlink(path).catch((error: NodeJS.ErrnoException) => {
-    if (error.code !== "ENOENT") throw error;
-  });
-}
-
-function isServed(path: string): Promise<boolean> {
-  const { promise, resolve } = Promise.withResolvers<boolean>();
-  const socket: Socket = connect(path);
-  socket.once("connect", () => {
-    socket.destroy();
-    resolve(true);
-  });
-  socket.once("error", (error: NodeJS.ErrnoException) => resolve(error.code !== "ECONNREFUSED"));
-  return promise;
 }
