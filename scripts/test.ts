@@ -2,12 +2,16 @@
  * Runs the tests, or those whose path holds a given word: `npm test -- ring nbd`.
  *
  * First the tools they need, then the checks of the whole tree, then everything else, two files at a time. Zero,
- * skipped and todo tests are failures: nothing is left out quietly. The last line is `N passed, N failed`.
+ * skipped and todo tests are failures: nothing is left out quietly. A run of all tests also says whether
+ * docs/compatibility.md is what the tests show (`--write-compatibility` writes it). The last line is
+ * `N passed, N failed`.
  */
-import { globSync } from "node:fs";
+import { globSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { delimiter, join } from "node:path";
 import { run } from "node:test";
 import { spec } from "node:test/reporters";
+import { compatibility, readShown } from "../test/compatibility/document.ts";
 import { ensureTools } from "./tools.ts";
 
 /** A test that takes longer hangs: the slowest (a real Xen under emulation) takes two. */
@@ -22,7 +26,11 @@ const root = join(import.meta.dirname, "..");
 process.chdir(root);
 process.env.PATH = [join(root, "node_modules/.bin"), process.env.PATH].join(delimiter);
 
-const words = process.argv.slice(2);
+const writeCompatibility = process.argv.includes("--write-compatibility");
+const words = process.argv.slice(2).filter((word) => !word.startsWith("--"));
+const shownFolder = mkdtempSync(join(tmpdir(), "vbdkit-shown-"));
+process.env.VBDKIT_SHOWN = shownFolder;
+process.on("exit", () => rmSync(shownFolder, { recursive: true, force: true }));
 const files = globSync("test/**/*.test.ts")
   .filter((file) => words.length === 0 || words.some((word) => file.includes(word)))
   .sort((left, right) => rank(left) - rank(right) || left.localeCompare(right));
@@ -48,7 +56,11 @@ const stream = run({
   concurrency: 2,
   timeout: TEST_LIMIT_MINUTES * 60_000,
   signal: AbortSignal.timeout(RUN_LIMIT_MINUTES * 60_000),
-  execArgv: [...process.execArgv, `--import=${new URL("watchdog.ts", import.meta.url)}`],
+  execArgv: [
+    ...process.execArgv,
+    `--import=${new URL("watchdog.ts", import.meta.url)}`,
+    `--import=${new URL("shown-rows.ts", import.meta.url)}`,
+  ],
 });
 stream.on("test:pass", ({ name, file, details }) => {
   if (details.type === "suite" || file === undefined || file.endsWith(name)) return;
@@ -70,6 +82,25 @@ for (const test of durations.sort((a, b) => b.seconds - a.seconds).slice(0, SLOW
 }
 if (skipped > 0)
   console.log(`${skipped} tests were skipped or marked todo: that is a failure here.`);
-const bad = failed + skipped + (passed === 0 ? 1 : 0);
+/** One line for each thing that the compatibility table gets wrong; a run of some tests cannot tell. */
+function compatibilityFaults(): string[] {
+  if (words.length > 0 || failed > 0) return [];
+  const { text, missing, unknown } = compatibility(readShown(shownFolder));
+  const page = join(root, "docs/compatibility.md");
+  if (writeCompatibility) writeFileSync(page, text);
+  const same = readFileSync(page, "utf8") === text;
+  return [
+    ...missing.map((id) => `no test shows row ${id}`),
+    ...unknown.map(
+      (id) => `a test shows row ${id}, which test/compatibility/rows.ts does not have`,
+    ),
+    ...(same ? [] : ["docs/compatibility.md is not what the tests show: npm run compatibility"]),
+  ];
+}
+
+const faults = compatibilityFaults();
+for (const fault of faults) console.log(`Compatibility: ${fault}.`);
+if (words.length === 0 && failed === 0 && faults.length === 0) passed++;
+const bad = failed + skipped + faults.length + (passed === 0 ? 1 : 0);
 console.log(`${passed} passed, ${bad} failed`);
 process.exitCode = bad === 0 ? 0 : 1;

@@ -269,7 +269,7 @@ test("a frontend that toggles its state as fast as it can leaves nothing behind"
 
 test(
   "persistent pages are kept from request to request and given back at the end",
-  shows(["4.1.1", "4.1.9"], async () => {
+  shows(["4.1.1", "4.1.9", "3.2.feature-persistent"], async () => {
     await using at = await world();
     const { frontend } = at;
     await frontend.connect(0, { persistent: true });

@@ -80,7 +80,7 @@ async function world(
 
 test(
   "with a backend that shows the least, requests have eleven segments and flushes complete at once",
-  shows(["1.1", "2.9", "4.7.3", "3.2.ring-ref"], async () => {
+  shows(["1.1", "2.9", "4.7.3", "3.2.ring-ref", "3.2.state"], async () => {
     await using at = await world();
     const { negotiated } = at.frontend;
     assert.equal(negotiated.ringPages, 1);

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { after, before, describe, test } from "node:test";
+import { shows } from "../../src/testing/index.ts";
 import type { ServerStatistics } from "../../src/trace/statistics.ts";
 import { unpacked } from "../support/debian.ts";
 import {
@@ -38,19 +39,22 @@ describe("stats", { concurrency: 2 }, () => {
   const statistics = async (...words: string[]): Promise<ServerStatistics> =>
     JSON.parse((await vbdkit(["stats", "--json", ...words], { env })).stdout);
 
-  test("counts sectors and requests of each disk by Linux's names", async () => {
-    const { disks } = await statistics();
-    const [first, second] = disks;
-    assert.equal(first!.vdev, "xvda");
-    assert.equal(first!.statistics.wr_sect, 128);
-    assert.equal(first!.statistics.rd_sect, 16);
-    assert.equal(first!.statistics.rd_req, 2);
-    assert.equal(first!.statistics.ds_req, 1);
-    assert.ok(first!.statistics.f_req > 0);
-    assert.equal(second!.statistics.wr_sect, 16);
-    assert.equal(first!.inFlight, 0);
-    assert.ok(first!.rings[0]!.grantCache.mapped > 0);
-  });
+  test(
+    "counts sectors and requests of each disk by Linux's names",
+    shows(["4.9.1", "4.9.8"], async () => {
+      const { disks } = await statistics();
+      const [first, second] = disks;
+      assert.equal(first!.vdev, "xvda");
+      assert.equal(first!.statistics.wr_sect, 128);
+      assert.equal(first!.statistics.rd_sect, 16);
+      assert.equal(first!.statistics.rd_req, 2);
+      assert.equal(first!.statistics.ds_req, 1);
+      assert.ok(first!.statistics.f_req > 0);
+      assert.equal(second!.statistics.wr_sect, 16);
+      assert.equal(first!.inFlight, 0);
+      assert.ok(first!.rings[0]!.grantCache.mapped > 0);
+    }),
+  );
 
   test("tells of a domain that several disks share once", async () => {
     const { domains } = await statistics();
@@ -80,19 +84,22 @@ describe("stats", { concurrency: 2 }, () => {
     assert.equal(titles!.length, first!.length);
   });
 
-  test("gives Prometheus metrics that promtool finds nothing to say about", async () => {
-    const { stdout, code } = await vbdkit(["stats", "--prometheus"], { env });
-    assert.equal(code, 0);
-    assert.match(stdout, /^vbdkit_wr_sect_total\{vdev="xvda",link="thread",ring="0"\} 128$/m);
-    const prometheus = await unpacked("prometheus");
-    const judged = spawnSync(prometheus.path("usr/bin/promtool"), ["check", "metrics"], {
-      input: stdout,
-      encoding: "utf8",
-      env: prometheus.environment,
-    });
-    assert.equal(judged.stdout + judged.stderr, "");
-    assert.equal(judged.status, 0);
-  });
+  test(
+    "gives Prometheus metrics that promtool finds nothing to say about",
+    shows(["4.9.1"], async () => {
+      const { stdout, code } = await vbdkit(["stats", "--prometheus"], { env });
+      assert.equal(code, 0);
+      assert.match(stdout, /^vbdkit_wr_sect_total\{vdev="xvda",link="thread",ring="0"\} 128$/m);
+      const prometheus = await unpacked("prometheus");
+      const judged = spawnSync(prometheus.path("usr/bin/promtool"), ["check", "metrics"], {
+        input: stdout,
+        encoding: "utf8",
+        env: prometheus.environment,
+      });
+      assert.equal(judged.stdout + judged.stderr, "");
+      assert.equal(judged.status, 0);
+    }),
+  );
 
   test("takes one form of output", async () => {
     const { stderr, code } = await vbdkit(["stats", "--json", "--prometheus"], { env });
