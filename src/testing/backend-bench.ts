@@ -65,8 +65,9 @@ export class BackendBench implements AsyncDisposable {
   async speak(dialect: FrontendDialect): Promise<Spoken> {
     const frontend = this.frontend();
     if (dialect.waits) await frontend.backendIs(2);
+    // Who does not wait reads what happens to be there.
     const within = async (key: string, wished: number, missing: number) =>
-      dialect.waits ? Math.min(wished, await frontend.backendNumber(key, missing)) : missing;
+      Math.min(wished, await frontend.backendNumber(key, missing));
     const listed = dialect.ringKeys === "num-ring-pages";
     const ringOrder = listed
       ? Math.floor(Math.log2(await within("max-ring-pages", 1 << dialect.ringOrder, 1)))
@@ -92,7 +93,12 @@ export class BackendBench implements AsyncDisposable {
     });
     const persistent =
       dialect.persistent && (await frontend.backendKey("feature-persistent")) === "1";
-    return { dialect, frontend, queues, maxSegments, persistent };
+    const whole =
+      ringOrder === dialect.ringOrder &&
+      queues === dialect.queues &&
+      maxSegments === dialect.maxSegments &&
+      persistent === dialect.persistent;
+    return { dialect, frontend, queues, maxSegments, persistent, whole };
   }
 
   /** What a backend maps of a frontend that has gone. */
@@ -129,6 +135,8 @@ export interface Spoken {
   /** Of its largest request. */
   readonly maxSegments: number;
   readonly persistent: boolean;
+  /** All that the driver wished for was offered. */
+  readonly whole: boolean;
 }
 
 /** Moves `count` pages from data page `first` on, in requests as large as the dialect's; rejects unless all succeed. */

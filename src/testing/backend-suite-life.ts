@@ -113,9 +113,9 @@ async function serves(bench: BackendBench): Promise<void> {
   await frontend.become(1);
 }
 
-async function resized(bench: BackendBench): Promise<void> {
+async function resized(bench: BackendBench): Promise<boolean> {
   const { resize, frontendDomain } = bench.opened;
-  if (resize === undefined) return;
+  if (resize === undefined) return false;
   const frontend = await bench.connected();
   const before = await frontend.backendNumber("sectors");
   const seen: number[] = [];
@@ -134,4 +134,5 @@ async function resized(bench: BackendBench): Promise<void> {
   assert.equal(state, 4);
   const fresh = frontend.transfer(BLKIF_OP_READ, before, 1);
   assert.equal(await frontend.status(fresh), BLKIF_RSP_OKAY);
+  return true;
 }

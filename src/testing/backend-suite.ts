@@ -33,14 +33,14 @@ const TIMEOUT_MILLISECONDS = 30_000;
 export type BackendTest = (
   rows: readonly string[],
   sentence: string,
-  body: (bench: BackendBench) => Promise<void>,
+  body: (bench: BackendBench) => Promise<unknown>,
 ) => void;
 
 export function backendSuite(name: string, options: BackendSuiteOptions): void {
   const register: BackendTest = (rows, sentence, body) => {
     const run = shows(rows, async () => {
       await using bench = new BackendBench(await options.open());
-      await body(bench);
+      return await body(bench);
     });
     test(`${name} ${sentence}`, { timeout: TIMEOUT_MILLISECONDS }, run);
   };
@@ -53,12 +53,14 @@ export function backendSuite(name: string, options: BackendSuiteOptions): void {
   backendLife(register, options);
 }
 
-/** Two boots of one driver: the second finds what the first has written. */
+/** Two boots of one driver: the second finds what the first has written. False where the backend did not offer all that
+ * the driver uses. */
 async function boots(
   bench: BackendBench,
   dialect: FrontendDialect,
   options: BackendSuiteOptions,
-): Promise<void> {
+): Promise<boolean> {
+  let whole = options.readOnly !== true;
   const remembers = options.readOnly !== true && options.forgets !== true;
   for (let boot = 0; boot < 2; boot++) {
     const spoken = await bench.speak(dialect);
@@ -69,7 +71,7 @@ async function boots(
     if (options.readOnly !== true && boot === 0) {
       fillPattern(all, 1);
       await transferAll(spoken, BLKIF_OP_WRITE, 64, maxSegments * 2);
-      await order(spoken);
+      whole = (await order(spoken)) && spoken.whole;
     }
     all.fill(0xee);
     await transferAll(spoken, BLKIF_OP_READ, 64, maxSegments * 2);
@@ -77,15 +79,16 @@ async function boots(
     // The last page of the disk, and nothing beyond.
     const last = Math.floor(size / 4096) * SECTORS_PER_PAGE - SECTORS_PER_PAGE;
     await transferAll(spoken, BLKIF_OP_READ, last, 1);
-    if (options.readOnly !== true) await discard(spoken);
+    if (options.readOnly !== true && !(await discard(spoken))) whole = false;
     await goodbye(spoken);
     bench.assertNothingHeld(frontend);
     await frontend.become(1);
   }
+  return whole;
 }
 
-/** Makes data durable as the driver does, where the backend offers it. */
-async function order({ dialect, frontend, maxSegments }: Spoken): Promise<void> {
+/** Makes data durable as the driver does; false where the backend does not offer it. */
+async function order({ dialect, frontend, maxSegments }: Spoken): Promise<boolean> {
   const flush = (await frontend.backendKey("feature-flush-cache")) === "1";
   const barrier = (await frontend.backendKey("feature-barrier")) === "1";
   if (dialect.ordered === "flush" && flush) {
@@ -98,11 +101,13 @@ async function order({ dialect, frontend, maxSegments }: Spoken): Promise<void> 
     const request = frontend.indirect(BLKIF_OP_WRITE_BARRIER, 64, maxSegments);
     request.handle = dialect.handle;
     assert.equal(await frontend.status(request), BLKIF_RSP_OKAY, "a barrier within INDIRECT");
-  }
+  } else return dialect.ordered === "none";
+  return true;
 }
 
-async function discard({ dialect, frontend }: Spoken): Promise<void> {
-  if (!dialect.discards || (await frontend.backendKey("feature-discard")) !== "1") return;
+async function discard({ dialect, frontend }: Spoken): Promise<boolean> {
+  if (!dialect.discards) return true;
+  if ((await frontend.backendKey("feature-discard")) !== "1") return false;
   const granularity = await frontend.backendNumber("discard-granularity", 512);
   const count = Math.max(8, granularity / 512);
   const sector = Math.ceil(1024 / count) * count;
@@ -111,6 +116,7 @@ async function discard({ dialect, frontend }: Spoken): Promise<void> {
     discardSectorsLow: count,
   });
   assert.equal(await frontend.status(request), BLKIF_RSP_OKAY, "a discard");
+  return true;
 }
 
 /** GRUB and OVMF write Closed at once and wait to see it. */

@@ -16,13 +16,14 @@ export interface ShownRows {
 
 const shown = channel("vbdkit:shows");
 
-/** The body of a test that shows `rows`: `test("...", shows(["1.3"], async () => {...}))`. */
+/** The body of a test that shows `rows`: `test("...", shows(["1.3"], async () => {...}))`. One that resolves
+ * to false had nothing to look at (the feature is not offered): the test passes, and shows nothing. */
 export function shows(
   rows: readonly string[],
-  body: (context: TestContext) => void | Promise<void>,
+  body: (context: TestContext) => unknown,
 ): (context: TestContext) => Promise<void> {
   return async (context) => {
-    await body(context);
+    if ((await body(context)) === false) return;
     const message: ShownRows = { rows, test: context.fullName, file: context.filePath };
     shown.publish(message);
   };
