@@ -151,7 +151,7 @@ export const frontendDialects: readonly FrontendDialect[] = [
   {
     ...plain,
     name: "Windows xenvbd",
-    rows: ["1.4", "1.7", "2.6", "2.10"],
+    rows: ["1.4", "1.7", "2.6", "2.10", "3.2.windows", "3.2.feature-large-sector-size"],
     ringOrder: 4,
     queues: 2,
     maxSegments: 32,
