@@ -69,12 +69,11 @@ export async function takeOffline(store: XenStore, paths: VbdPaths): Promise<voi
   await store.write(`${paths.backend}/online`, "0");
 }
 
-/** Removes both directories, after both ends have closed. */
+/** Removes both directories, after both ends have closed. Not as one: a guest that writes into its directory without
+ * pause could make a transaction fail for as long. */
 export async function removeVbd(store: XenStore, paths: VbdPaths): Promise<void> {
-  await store.transaction(async (operations) => {
-    await operations.remove(paths.frontend);
-    await operations.remove(paths.backend);
-  });
+  await store.remove(paths.frontend);
+  await store.remove(paths.backend);
 }
 
 /** The nodes of a domain itself, as far as drivers look at them. */

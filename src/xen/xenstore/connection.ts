@@ -1,39 +1,47 @@
 /**
  * A session over a transport: requests in, answers and events out.
  *
- * Invariant: a client that does not read has its own requests left waiting, and past `abandonedBytes` of events is
- * disconnected; nobody else notices. A client that breaks the framing is disconnected, with all that it held.
+ * Invariant: a client that does not read has its own requests left waiting and hears of less; nobody else notices. What
+ * waits for it is bounded, whoever made it wait (outbox.ts). A client that breaks the framing is disconnected, with all
+ * that it held; one that has to pay for conflicts is not heard for that long.
  */
 import {
-  encodeXenStoreMessage,
   encodeXenStoreStrings,
-  XENSTORE_PAYLOAD_MAX,
   type XenStoreMessage,
   XenStoreParser,
   XS_ERROR,
-  XS_WATCH_EVENT,
 } from "../../wire/xenstore.ts";
 import { XenError } from "../domain.ts";
+import { Outbox } from "./outbox.ts";
 import { answerRequest } from "./requests.ts";
 import { Session, type SessionOwner } from "./session.ts";
 import type { XenStoreState } from "./state.ts";
 import type { XenStoreTransport } from "./transport.ts";
+import type { Watch } from "./watches.ts";
+
+/** Bytes given to a transport at once: it says in between whether its other end keeps up. */
+const FLUSH_BYTES = 64 * 1024;
 
 export class Connection implements SessionOwner {
   /** Called once, when the connection is over, with the reason where it was not meant to be. */
   onend: ((reason: Error | undefined) => void) | undefined;
+  readonly #state: XenStoreState;
   readonly #transport: XenStoreTransport;
   readonly #session: Session;
   readonly #parser = new XenStoreParser();
-  #queue: Uint8Array[] = [];
-  #queuedBytes = 0;
-  /** Events in the queue, so that none is there twice. */
-  readonly #queuedEvents = new Set<string>();
+  readonly #outbox: Outbox;
   #flushing = false;
+  /** It has to read before it may ask. */
   #stalled = false;
+  /** It has to wait before it may ask. */
+  #held: Disposable | undefined;
+  /** Since when it does not read; undefined while it does. */
+  #deafSince: number | undefined;
   #ended = false;
 
   constructor(state: XenStoreState, domid: number, transport: XenStoreTransport) {
+    this.#state = state;
+    this.#outbox = new Outbox(state.limits.queuedEventBytes);
     this.#transport = transport;
     this.#session = new Session(state, domid, this);
     transport.onmessage = (bytes) => this.#receive(bytes);
@@ -45,18 +53,18 @@ export class Connection implements SessionOwner {
     return this.#session.subject.domid;
   }
 
-  deliver(path: string, token: string): void {
-    const key = `${path}\0${token}`;
-    if (this.#ended || this.#queuedEvents.has(key)) return;
-    const payload = encodeXenStoreStrings([path, token]);
-    // A token is as long as its request let it be; with a longer path the event has no room (XSA-324).
-    if (payload.length > XENSTORE_PAYLOAD_MAX) return;
-    // Domains coming and going are counted, so those events stay as many as they are.
-    if (!path.startsWith("@")) this.#queuedEvents.add(key);
-    this.#send({ type: XS_WATCH_EVENT, requestId: 0, transactionId: 0, payload });
-    if (this.#queuedBytes > this.#session.state.limits.abandonedBytes) {
+  deliver(watch: Watch, path: string): void {
+    if (this.#ended) return;
+    this.#outbox.event(watch, path);
+    this.#flushSoon();
+    if (this.#outbox.overfull && this.#isDeaf()) {
       this.close(new XenError("ENOBUFS", `domain ${this.domid} does not read its watch events`));
     }
+  }
+
+  #isDeaf(): boolean {
+    if (this.#deafSince === undefined || this.#transport.writable) return false;
+    return this.#state.clock.now() - this.#deafSince >= this.#state.limits.deafMilliseconds;
   }
 
   ended(): void {
@@ -67,9 +75,9 @@ export class Connection implements SessionOwner {
   close(reason?: Error): void {
     if (this.#ended) return;
     this.#ended = true;
+    this.#held?.[Symbol.dispose]();
     this.#session.end(true);
-    this.#queue = [];
-    this.#queuedEvents.clear();
+    this.#outbox.clear();
     this.#transport.close();
     this.onend?.(reason);
   }
@@ -80,43 +88,59 @@ export class Connection implements SessionOwner {
   }
 
   #work(): void {
-    while (!this.#ended && !this.#stalled) {
+    while (!this.#ended && !this.#stalled && !this.#hold()) {
       const message = this.#parser.next();
       if (message === undefined) break;
       this.#answer(message);
-      if (this.#queuedBytes >= this.#session.state.limits.queuedBytes) this.#stall();
+      if (this.#outbox.bytes >= this.#state.limits.queuedBytes) {
+        this.#stalled = true;
+        this.#transport.pause();
+      }
     }
     if (this.#parser.broken) {
       this.close(new XenError("EPROTO", `domain ${this.domid} sent a message that is too long`));
     }
   }
 
+  /** Whether its domain has to wait; then the rest of its requests is for later. */
+  #hold(): boolean {
+    if (this.#held !== undefined) return true;
+    const { clock } = this.#state;
+    const wait = this.#session.subject.conflicts.heldFor(clock.now());
+    if (wait <= 0) return false;
+    this.#transport.pause();
+    this.#held = clock.after(wait, () => {
+      this.#held = undefined;
+      this.#goOn();
+    });
+    return true;
+  }
+
+  #goOn(): void {
+    if (this.#ended || this.#stalled || this.#hold()) return;
+    this.#transport.resume();
+    this.#work();
+  }
+
   #answer(message: XenStoreMessage): void {
     const answer = answerRequest(this.#session, message);
+    if (this.#ended) return;
     const { requestId, transactionId } = message;
     if (typeof answer === "string") {
       const payload = encodeXenStoreStrings([answer]);
-      this.#send({ type: XS_ERROR, requestId, transactionId, payload });
-      return;
+      this.#outbox.answer({ type: XS_ERROR, requestId, transactionId, payload });
+    } else {
+      const payload = answer instanceof Uint8Array ? answer : answer.payload;
+      this.#outbox.answer({ type: message.type, requestId, transactionId, payload });
+      if (!(answer instanceof Uint8Array)) answer.afterwards();
     }
-    const payload = answer instanceof Uint8Array ? answer : answer.payload;
-    this.#send({ type: message.type, requestId, transactionId, payload });
-    if (!(answer instanceof Uint8Array)) answer.afterwards();
+    this.#flushSoon();
   }
 
-  #stall(): void {
-    this.#stalled = true;
-    this.#transport.pause();
-  }
-
-  #send(message: XenStoreMessage): void {
-    if (this.#ended) return;
-    const bytes = encodeXenStoreMessage(message);
-    this.#queue.push(bytes);
-    this.#queuedBytes += bytes.length;
+  /** Once for all that this turn brings, so that equal events meet in the queue. */
+  #flushSoon(): void {
     if (this.#flushing) return;
     this.#flushing = true;
-    // Once for all that this turn brings, so that equal events meet in the queue.
     queueMicrotask(() => {
       this.#flushing = false;
       this.#flush();
@@ -124,18 +148,18 @@ export class Connection implements SessionOwner {
   }
 
   #flush(): void {
-    if (this.#ended || !this.#transport.writable) return;
-    if (this.#queue.length > 0) {
-      const bytes = this.#queue.length === 1 ? this.#queue[0]! : Buffer.concat(this.#queue);
-      this.#queue = [];
-      this.#queuedBytes = 0;
-      this.#queuedEvents.clear();
+    while (!this.#ended && this.#transport.writable) {
+      this.#deafSince = undefined;
+      const bytes = this.#outbox.take(FLUSH_BYTES);
+      if (bytes === undefined) break;
       this.#transport.send(bytes);
     }
-    if (this.#stalled && this.#transport.writable) {
+    if (this.#ended) return;
+    if (!this.#transport.writable) {
+      this.#deafSince ??= this.#state.clock.now();
+    } else if (this.#stalled) {
       this.#stalled = false;
-      this.#transport.resume();
-      this.#work();
+      this.#goOn();
     }
   }
 }

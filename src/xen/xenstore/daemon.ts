@@ -4,6 +4,7 @@
  * Invariant: a client acts as exactly one domain, fixed by the way it came in and never by what it says.
  */
 import type { MessagePort } from "node:worker_threads";
+import { type Clock, systemClock } from "../../util/clock.ts";
 import { Connection } from "./connection.ts";
 import { defaultLimits, type XenStoreLimits } from "./limits.ts";
 import { localTransportPair } from "./local-transport.ts";
@@ -18,6 +19,7 @@ export interface XenStoreDaemonOptions {
   /** Whether permissions may name a domain; without it, any domid that can be one. Domain 0 and domains that were
    * introduced always may. */
   readonly domainExists?: (domid: number) => boolean;
+  readonly clock?: Clock;
   /** Hears of clients that were disconnected for what they did. */
   readonly onClientLost?: (domid: number, reason: Error) => void;
 }
@@ -32,8 +34,11 @@ export class XenStoreDaemon implements AsyncDisposable {
   constructor(options: XenStoreDaemonOptions = {}) {
     this.#options = options;
     const limits = { ...defaultLimits, ...options.limits };
-    this.#state = new XenStoreState(limits, options.domainExists ?? (() => true), (domid) =>
-      this.#closeSockets(domid),
+    this.#state = new XenStoreState(
+      limits,
+      options.clock ?? systemClock,
+      options.domainExists ?? (() => true),
+      (domid) => this.#closeSockets(domid),
     );
   }
 

@@ -1,4 +1,5 @@
 /** The domains that the daemon knows of, and what each holds of it: one place of accounting for all its clients. */
+import { ConflictCredit } from "./conflict-credit.ts";
 import { DOMID_FIRST_RESERVED, type Subject } from "./permissions.ts";
 
 export class KnownDomain implements Subject {
@@ -8,6 +9,8 @@ export class KnownDomain implements Subject {
   introduced = false;
   watches = 0;
   transactions = 0;
+  /** What it did to the transactions of others. */
+  readonly conflicts: ConflictCredit = new ConflictCredit();
 
   constructor(domid: number) {
     this.domid = domid;

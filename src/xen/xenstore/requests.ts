@@ -108,6 +108,7 @@ export function answerRequest(session: Session, message: XenStoreMessage): Answe
   const view = session.view(handler.outside ? 0 : transactionId);
   if (view === undefined) return "ENOENT";
   const transaction = handler.outside ? undefined : session.transaction(transactionId);
+  session.state.tree.author = session.subject.domid;
   if (transaction?.overflowed && type !== XS_TRANSACTION_END) return "ENOSPC";
   const answer = handler.answer(readRequest(session, view, message));
   if (transaction?.overflowed && type !== XS_TRANSACTION_END) return "ENOSPC";
@@ -228,9 +229,9 @@ function watch(request: Request): Answer {
   if (!isPrivileged(subject) && subject.watches >= state.limits.watches) return "E2BIG";
   const prefix = /^[/@]/.test(text) ? "" : `${domainPath(subject.domid)}/`;
   const depth = depthText === undefined ? undefined : Number(depthText);
-  session.addWatch({ path, token, prefix, depth });
+  const added = session.addWatch({ path, token, prefix, depth });
   // The first event comes at once, so that a client need not look before it waits.
-  return { payload: OK, afterwards: () => session.deliver(path.slice(prefix.length), token) };
+  return { payload: OK, afterwards: () => session.deliver(added, path) };
 }
 
 function unwatch(request: Request): Answer {
@@ -259,10 +260,12 @@ function endTransaction({ session, transactionId, only }: Request): Answer {
   if (transaction === undefined) return "ENOENT";
   session.dropTransaction(transactionId);
   if (only === "F") return OK;
-  const { tree, watches } = session.state;
-  const changes = transaction.commit(tree);
+  const { subject, state } = session;
+  const changes = transaction.commit(state.tree);
+  if (changes === "EAGAIN") state.chargeConflict(subject.domid, transaction.culprits);
   if (typeof changes === "string") return changes;
-  for (const change of changes) watches.fire(change);
+  const bounded = !isPrivileged(subject);
+  state.watches.fireAll(changes, bounded ? state.limits.commitPathBytes : Number.POSITIVE_INFINITY);
   return OK;
 }
 

@@ -12,7 +12,7 @@ import type { Watch, Watcher } from "./watches.ts";
 /** Where a session's news go. */
 export interface SessionOwner {
   /** An event of one of its watches. */
-  deliver(path: string, token: string): void;
+  deliver(watch: Watch, path: string): void;
   /** The client's domain died. */
   ended(): void;
 }
@@ -32,8 +32,8 @@ export class Session implements Watcher {
     state.sessions.add(this);
   }
 
-  deliver(path: string, token: string): void {
-    this.#owner.deliver(path, token);
+  deliver(watch: Watch, path: string): void {
+    this.#owner.deliver(watch, path);
   }
 
   /** undefined for an id that is not open. */
@@ -72,10 +72,11 @@ export class Session implements Watcher {
     return this.#watches.has(watchKey(path, token));
   }
 
-  addWatch(watch: Omit<Watch, "watcher" | "number">): void {
+  addWatch(watch: Omit<Watch, "watcher" | "number">): Watch {
     const added = this.state.watches.add({ ...watch, watcher: this });
     this.#watches.set(watchKey(watch.path, watch.token), added);
     this.subject.watches++;
+    return added;
   }
 
   /** False where there is no such watch. */

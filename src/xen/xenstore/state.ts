@@ -2,6 +2,8 @@
  * The whole state of the daemon: tree, watches, domains, and the sessions of its clients; synchronous, without any
  * input or output.
  */
+
+import type { Clock } from "../../util/clock.ts";
 import { DomainTable } from "./domains.ts";
 import type { XenStoreLimits } from "./limits.ts";
 import { removeTree } from "./nodes.ts";
@@ -19,15 +21,18 @@ export class XenStoreState {
   readonly sessions: Set<Session> = new Set();
   readonly domains: DomainTable;
   readonly limits: XenStoreLimits;
+  readonly clock: Clock;
   readonly #released: (domid: number) => void;
 
   /** `released` hears of each domain that dies, after its sessions have ended. */
   constructor(
     limits: XenStoreLimits,
+    clock: Clock,
     domainExists: (domid: number) => boolean,
     released: (domid: number) => void,
   ) {
     this.limits = limits;
+    this.clock = clock;
     this.#released = released;
     this.domains = new DomainTable(domainExists);
     // As the C daemon begins: toolstacks look for it.
@@ -44,6 +49,7 @@ export class XenStoreState {
 
   /** A domain died: all that was its own goes, so that the next domain of that number inherits nothing (XSA-322). */
   release(domid: number): void {
+    this.tree.author = 0;
     const wasIntroduced = this.domains.isIntroduced(domid);
     for (const session of [...this.sessions]) {
       // Its own watches first: it does not hear of its end.
@@ -54,6 +60,14 @@ export class XenStoreState {
     this.domains.delete(domid);
     this.#removeTraces(domid);
     if (wasIntroduced) this.#fireSpecial(RELEASE_DOMAIN);
+  }
+
+  /** `culprits` made changes that a transaction of `domid` met. Nobody holds back domain 0. */
+  chargeConflict(domid: number, culprits: Iterable<number>): void {
+    for (const culprit of culprits) {
+      if (culprit === domid || culprit === 0) continue;
+      this.domains.get(culprit).conflicts.charge(this.clock.now());
+    }
   }
 
   #removeTraces(domid: number): void {

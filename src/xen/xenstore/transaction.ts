@@ -40,6 +40,7 @@ export class Transaction implements View {
   readonly #touched = new Map<string, TouchedNode>();
   /** Changed paths and whether the node was made by us; in the order of making, so parents precede children. */
   readonly #changed = new Map<string, boolean>();
+  readonly #culprits = new Set<number>();
   #conflict = false;
   #overflow = false;
 
@@ -52,6 +53,11 @@ export class Transaction implements View {
   /** It touched more nodes than it may, and can only be abandoned. */
   get overflowed(): boolean {
     return this.#overflow;
+  }
+
+  /** After EAGAIN: the domains whose changes it met. */
+  get culprits(): Iterable<number> {
+    return this.#culprits;
   }
 
   get(path: string): TreeNode | undefined {
@@ -118,9 +124,13 @@ export class Transaction implements View {
     if (this.#conflict) return "EAGAIN";
     for (const [path, touched] of this.#touched) {
       const node = tree.get(path);
-      if (node?.generation !== touched.generation) return "EAGAIN";
-      if (touched.listed && node?.listingGeneration !== touched.listingGeneration) return "EAGAIN";
+      if (node?.generation !== touched.generation) {
+        this.#culprits.add(node?.author ?? removerOf(tree, path));
+      } else if (touched.listed && node?.listingGeneration !== touched.listingGeneration) {
+        this.#culprits.add(node?.listingAuthor ?? 0);
+      }
     }
+    if (this.#culprits.size > 0) return "EAGAIN";
     if (!this.#ownsFewEnough(tree)) return "ENOSPC";
     for (const [path, made] of this.#changed) {
       const stays = !made && this.#picture.get(path) !== undefined;
@@ -183,4 +193,15 @@ export class Transaction implements View {
       exact: undefined,
     });
   }
+}
+
+/** Who removed what was at `path`: whoever changed the children last of the node that is left above it. */
+function removerOf(tree: Tree, path: string): number {
+  let above = path;
+  do {
+    above = parentPath(above);
+    const node = tree.get(above);
+    if (node !== undefined) return node.listingAuthor;
+  } while (above !== "/");
+  return 0;
 }

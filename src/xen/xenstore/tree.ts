@@ -15,6 +15,9 @@ export interface TreeNode {
   readonly permissions: Permissions;
   readonly generation: number;
   readonly listingGeneration: number;
+  /** On whose behalf each last changed. */
+  readonly author: number;
+  readonly listingAuthor: number;
   /** In the order in which they were made. */
   readonly children: ReadonlyMap<string, TreeNode>;
   /** Bytes of the children's names with a NUL each, as DIRECTORY answers them. */
@@ -33,6 +36,8 @@ class Node implements TreeNode {
   childrenBytes = 0;
   generation = 0;
   listingGeneration = 0;
+  author = 0;
+  listingAuthor = 0;
   value: Uint8Array = EMPTY;
   permissions: Permissions;
   readonly holder: object;
@@ -48,12 +53,16 @@ class Node implements TreeNode {
     copy.childrenBytes = this.childrenBytes;
     copy.generation = this.generation;
     copy.listingGeneration = this.listingGeneration;
+    copy.author = this.author;
+    copy.listingAuthor = this.listingAuthor;
     copy.value = this.value;
     return copy;
   }
 }
 
 export class Tree {
+  /** The domain on whose behalf changes are made from now on. */
+  author = 0;
   /** Above "/", so that special nodes are nodes like others. */
   #top: Node;
   #holder: object;
@@ -103,17 +112,18 @@ export class Tree {
     invariant(!parent.children.has(name), `xenstore node ${path} is made twice`);
     const node = new Node(this.#holder, permissions);
     node.value = value;
-    node.generation = ++this.#generation;
+    node.listingAuthor = this.author;
+    this.#stamp(node);
     parent.children.set(name, node);
     parent.childrenBytes += name.length + 1;
-    parent.listingGeneration = ++this.#generation;
+    this.#stampListing(parent);
     this.#count(ownerOf(permissions), 1);
   }
 
   setValue(path: string, value: Uint8Array): void {
     const node = this.#own(pathSegments(path));
     node.value = value;
-    node.generation = ++this.#generation;
+    this.#stamp(node);
   }
 
   setPermissions(path: string, permissions: Permissions): void {
@@ -121,7 +131,7 @@ export class Tree {
     this.#count(ownerOf(node.permissions), -1);
     this.#count(ownerOf(permissions), 1);
     node.permissions = permissions;
-    node.generation = ++this.#generation;
+    this.#stamp(node);
   }
 
   /** Removes a node other than "/" with everything below it, which it returns, children first. */
@@ -131,7 +141,7 @@ export class Tree {
     const name = baseName(path);
     parent.children.delete(name);
     parent.childrenBytes -= name.length + 1;
-    parent.listingGeneration = ++this.#generation;
+    this.#stampListing(parent);
     for (const { node } of removed) this.#count(ownerOf(node.permissions), -1);
     return removed;
   }
@@ -166,6 +176,16 @@ export class Tree {
       node = child;
     }
     return node;
+  }
+
+  #stamp(node: Node): void {
+    node.generation = ++this.#generation;
+    node.author = this.author;
+  }
+
+  #stampListing(node: Node): void {
+    node.listingGeneration = ++this.#generation;
+    node.listingAuthor = this.author;
   }
 
   #count(domid: number, change: number): void {

@@ -11,7 +11,8 @@ import type { TreeNode } from "./tree.ts";
 /** Whoever sets watches. */
 export interface Watcher {
   readonly subject: Subject;
-  deliver(path: string, token: string): void;
+  /** Something happened at `path`, which is what the watch hears of. */
+  deliver(watch: Watch, path: string): void;
 }
 
 export interface Watch {
@@ -43,6 +44,11 @@ export function readableBy(
   return nodes.filter((node) => node !== undefined).map((node) => node.permissions);
 }
 
+/** A path as the watcher knows it. */
+export function relativeTo(watch: Watch, path: string): string {
+  return path.slice(watch.prefix.length);
+}
+
 export class WatchTable {
   readonly #byPath = new Map<string, Set<Watch>>();
   #next = 0;
@@ -62,12 +68,28 @@ export class WatchTable {
   }
 
   fire(change: Change): void {
-    for (const watch of this.#hearing(change)) {
-      const { subject } = watch.watcher;
-      if (change.readable.some((permissions) => accessOf(subject, permissions) & READ)) {
-        watch.watcher.deliver(change.path.slice(watch.prefix.length), watch.token);
+    for (const watch of this.#permitted(change)) watch.watcher.deliver(watch, change.path);
+  }
+
+  /** Tells of all that one commit changed. A watch that has heard `bytes` of paths hears of its own path next, and no
+   * more of this. */
+  fireAll(changes: readonly Change[], bytes: number): void {
+    const heard = new Map<Watch, number>();
+    for (const change of changes) {
+      for (const watch of this.#permitted(change)) {
+        const before = heard.get(watch) ?? 0;
+        if (before >= bytes) continue;
+        const after = before + change.path.length;
+        heard.set(watch, after);
+        watch.watcher.deliver(watch, after < bytes ? change.path : watch.path);
       }
     }
+  }
+
+  #permitted(change: Change): Watch[] {
+    return this.#hearing(change).filter(({ watcher: { subject } }) =>
+      change.readable.some((permissions) => accessOf(subject, permissions) & READ),
+    );
   }
 
   #hearing({ path, exact }: Change): Watch[] {

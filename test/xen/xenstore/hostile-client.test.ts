@@ -3,15 +3,36 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import fc from "fast-check";
-import { encodeXenStoreMessage, XS_READ, XS_WATCH, XS_WRITE } from "../../../src/wire/xenstore.ts";
+import {
+  decodeXenStoreStrings,
+  encodeXenStoreMessage,
+  XenStoreParser,
+  XS_READ,
+  XS_WATCH,
+  XS_WATCH_EVENT,
+  XS_WRITE,
+} from "../../../src/wire/xenstore.ts";
 import type { XenError } from "../../../src/xen/domain.ts";
 import { XenStoreClient } from "../../../src/xen/xenstore/client.ts";
 import { XenStoreDaemon } from "../../../src/xen/xenstore/daemon.ts";
+import { ManualClock } from "./manual-clock.ts";
 import { RawClient } from "./raw-client.ts";
 
 function message(type: number, text: string): Uint8Array<ArrayBuffer> {
   const payload = Buffer.from(text, "latin1");
   return encodeXenStoreMessage({ type, requestId: 1, transactionId: 0, payload });
+}
+
+/** "PATH TOKEN" of each event among the messages. */
+function eventsOf(bytes: Uint8Array): string[] {
+  const parser = new XenStoreParser();
+  parser.push(bytes);
+  const found: string[] = [];
+  for (let next = parser.next(); next !== undefined; next = parser.next()) {
+    const [path, token] = decodeXenStoreStrings(next.payload);
+    if (next.type === XS_WATCH_EVENT) found.push(`${path} ${token}`);
+  }
+  return found;
 }
 
 /** A transport that takes nothing and never drains, with the daemon's end of it. */
@@ -25,7 +46,7 @@ function deafClient() {
       writable: false,
       send: (bytes: Uint8Array) => void sent.push(bytes),
       onmessage: undefined as ((bytes: Uint8Array) => void) | undefined,
-      ondrain: undefined,
+      ondrain: undefined as (() => void) | undefined,
       onclose: undefined,
       pause: () => {
         state.paused = true;
@@ -115,23 +136,69 @@ test("a client that asks and never reads is made to wait, with its memory bounde
   assert.equal(daemon.clients, 1);
 });
 
-test("a client that watches and never reads is disconnected, and stalls nobody", async () => {
+test("a client that watches and does not read hears less, stalls nobody, and is not disconnected", async () => {
+  const clock = new ManualClock();
+  const limits = { queuedEventBytes: 2000 };
+  await using daemon = new XenStoreDaemon({ limits, clock });
+  const { transport, state, sent } = deafClient();
+  daemon.accept(transport, 0);
+  transport.onmessage?.(message(XS_WATCH, "/other\0t\0"));
+  transport.onmessage?.(message(XS_WATCH, "/single\0s\0"));
+  await using store = new XenStoreClient(daemon.connect(0));
+  for (let i = 0; i < 300; i++) await store.write(`/other/${i}`, "");
+  await store.write("/single/node", "");
+  clock.pass(1_000_000);
+  for (let i = 0; i < 300; i++) await store.write(`/other/${i}/more`, "");
+  assert.equal((await store.list("/other"))?.length, 300);
+  assert.ok(!state.closed);
+  transport.writable = true;
+  transport.ondrain?.();
+  const bytes = Buffer.concat(sent);
+  assert.ok(bytes.length < 2500, `${bytes.length} bytes were kept`);
+  assert.deepEqual(eventsOf(bytes), ["/single s", "/other t", "/single/node s"]);
+});
+
+test("a client whose watches alone are too many is disconnected when it has not read for long", async () => {
+  const clock = new ManualClock();
   const lost: string[] = [];
-  const limits = { abandonedBytes: 10_000 };
   await using daemon = new XenStoreDaemon({
-    limits,
+    limits: { queuedEventBytes: 2000, deafMilliseconds: 60_000 },
+    clock,
     onClientLost: (domid, reason) => lost.push(`${domid} ${(reason as XenError).code}`),
   });
   const { transport, state } = deafClient();
   daemon.accept(transport, 0);
-  transport.onmessage?.(message(XS_WATCH, "/\0t\0"));
+  for (let i = 0; i < 100; i++)
+    transport.onmessage?.(message(XS_WATCH, `/${i}\0${"t".repeat(40)}\0`));
   await using store = new XenStoreClient(daemon.connect(0));
-  for (let i = 0; i < 1000; i++) await store.write("/same", String(i));
-  assert.ok(!state.closed, "identical events are one");
-  for (let i = 0; i < 1000; i++) await store.write(`/other/${i}`, "");
+  await store.write("/1", "");
+  clock.pass(59_000);
+  await store.write("/2", "");
+  assert.ok(!state.closed, "it may be slow");
+  clock.pass(1000);
+  await store.write("/3", "");
   assert.ok(state.closed);
   assert.deepEqual(lost, ["0 ENOBUFS"]);
-  assert.equal((await store.list("/other"))?.length, 1000);
+});
+
+test("one transaction of a guest tells a watch of 16 KiB at most, then of the watched path", async () => {
+  await using daemon = new XenStoreDaemon();
+  await using zero = new XenStoreClient(daemon.connect(0));
+  await zero.mkdir("/local/domain/1");
+  await zero.setPermissions("/local/domain/1", [{ domid: 1, access: "none" }]);
+  const watcher = new RawClient(daemon.connect(0));
+  assert.equal(await watcher.ask(XS_WATCH, ["/local/domain/1", "t"]), "OK");
+  await using guest = new XenStoreClient(daemon.connect(1));
+  const long = `/local/domain/1/${"a".repeat(1900)}`;
+  await guest.transaction(async (operations) => {
+    for (let i = 0; i < 500; i++) await operations.write(`${long}/${i}`, "");
+  });
+  assert.equal(await watcher.ask(XS_READ, [`${long}/499`]), "");
+  const events = watcher.takeEvents();
+  assert.ok(events.length > 2 && events.length < 12, `${events.length} events`);
+  assert.equal(events.at(-1), "/local/domain/1 t");
+  assert.equal(daemon.clients, 3);
+  assert.equal(await zero.read(`${long}/0`), "", "domain 0 is as well as before");
 });
 
 test("a client in this process that ignores back-pressure is cut off", async () => {
