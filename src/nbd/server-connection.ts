@@ -10,6 +10,7 @@ import { allocateRegion, type MemoryRegion } from "../io/memory.ts";
 import type { Kickable, Reactor } from "../io/reactor.ts";
 import type { BlockRequest, BlockStore, RequestOwner } from "../store/block-store.ts";
 import { errnoOf } from "../store/errors.ts";
+import type { Clock } from "../util/clock.ts";
 import { Fifo } from "../util/fifo.ts";
 import {
   decodeRequest,
@@ -46,6 +47,7 @@ const Receiving = { header: 0, payload: 1, skip: 2, nothing: 3 } as const;
 export interface ConnectionEnvironment {
   readonly reactor: Reactor;
   readonly pool: BufferPool;
+  readonly clock: Clock;
   /** Called once, when the connection is closed and no store has anything of it. */
   ended(connection: ServerConnection): void;
 }
@@ -74,6 +76,8 @@ export class ServerConnection implements TransportUser, RequestOwner, Kickable {
   #to = 0;
   /** Commands that the store has, or that asynchronous work holds. */
   #inStore = 0;
+  /** When bytes last came or went, in milliseconds of the clock. */
+  #activeAt: number;
   #heldBytes = 0;
   /** A whole header waits for a free command or for memory. */
   #blocked = false;
@@ -91,6 +95,7 @@ export class ServerConnection implements TransportUser, RequestOwner, Kickable {
     this.#negotiated = negotiated;
     this.#store = store;
     this.#environment = environment;
+    this.#activeAt = environment.clock.now();
     this.#input = allocateRegion(INPUT_BYTES);
     this.#headers = allocateRegion(MAX_COMMANDS * HEADER_ROOM);
     for (let i = 0; i < MAX_COMMANDS; i++) {
@@ -100,6 +105,11 @@ export class ServerConnection implements TransportUser, RequestOwner, Kickable {
     }
     this.target.set(this.#input, 0, INPUT_BYTES);
     transport.start(this);
+  }
+
+  /** Since when nothing came or went, while the store has nothing to do for the client; undefined while it has. */
+  get idleSince(): number | undefined {
+    return this.#inStore > 0 ? undefined : this.#activeAt;
   }
 
   /** Takes no more requests; closes when those in flight are answered. */
@@ -118,6 +128,7 @@ export class ServerConnection implements TransportUser, RequestOwner, Kickable {
   }
 
   received(count: number): void {
+    this.#activeAt = this.#environment.clock.now();
     switch (this.#receiving) {
       case Receiving.header:
         this.#to += count;
@@ -298,6 +309,7 @@ export class ServerConnection implements TransportUser, RequestOwner, Kickable {
   }
 
   progressed(): void {
+    this.#activeAt = this.#environment.clock.now();
     const sent = this.#transport.sent;
     for (
       let command = this.#sending.peek();

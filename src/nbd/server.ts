@@ -2,7 +2,7 @@
  * An NBD server: exports block stores to any NBD client (proto.md, fixed newstyle; nbdkit(1) for manners).
  *
  * Invariant: one client's mistakes, slowness or death cost the others nothing: handshakes end in time, connections
- * are counted, and each holds a bounded share of memory.
+ * are counted, those that ask nothing give way when there are too many, and each holds a bounded share of memory.
  */
 import { createServer, type Server, type Socket } from "node:net";
 import type { Reactor } from "../io/reactor.ts";
@@ -24,8 +24,12 @@ import { serverHandshake } from "./server-handshake.ts";
 import { openTransport, type TransportKind } from "./transports.ts";
 import { formatNbdUri, type NbdAddress } from "./uri.ts";
 
-/** Each may hold 64 MiB of payload: this is what the server can be made to hold, and more than any client opens. */
-const DEFAULT_MAX_CONNECTIONS = 32;
+/** Each may hold 64 MiB of payload, though few do: nbdcopy opens four, and a host has not thirty clients of one disk. */
+const DEFAULT_MAX_CONNECTIONS = 128;
+/** Milliseconds without a request after which a client gives way to another, where there is no room. */
+const IDLE_BEFORE_GIVING_WAY = 60_000;
+/** Milliseconds of silence until TCP asks whether the client's machine is still there. */
+const KEEP_ALIVE_DELAY = 60_000;
 /** A client on the far side of the world needs a second. */
 const DEFAULT_HANDSHAKE_TIMEOUT = 10_000;
 /** Requests in flight at close: a disk answers sooner, or is broken. */
@@ -33,7 +37,8 @@ const DEFAULT_CLOSE_TIMEOUT = 10_000;
 
 export interface NbdServerOptions {
   readonly reactor: Reactor;
-  /** Clients beyond it are disconnected at once. */
+  /** One more takes the place of the client that has asked nothing for longest, but at least for a minute; where there
+   * is none, it is disconnected at once. */
   readonly maxConnections?: number;
   /** Milliseconds until a client must have chosen its export. */
   readonly handshakeTimeout?: number;
@@ -58,6 +63,8 @@ export interface NbdServerCounters {
   readonly accepted: number;
   /** Of them, disconnected for being too many. */
   readonly refused: number;
+  /** Of them, disconnected for another, having asked nothing for long. */
+  readonly gaveWay: number;
   /** Of them, disconnected during the handshake: too slow, or not speaking the protocol. */
   readonly failedHandshakes: number;
 }
@@ -76,11 +83,14 @@ export class NbdServer implements AsyncDisposable {
   readonly #listeners: Server[] = [];
   readonly #handshakes = new Set<Socket>();
   readonly #connections = new Set<ServerConnection>();
+  /** Of the connections, those that were told to end for another. */
+  readonly #leaving = new Set<ServerConnection>();
   readonly #addresses: NbdAddress[] = [];
   #idle: (() => void) | undefined;
   #closing: Promise<void> | undefined;
   #accepted = 0;
   #refused = 0;
+  #gaveWay = 0;
   #failedHandshakes = 0;
 
   /** The stores stay the caller's, and belong to the reactor's thread. Throws StoreError("EINVAL") for exports that
@@ -96,6 +106,7 @@ export class NbdServer implements AsyncDisposable {
     this.#environment = {
       reactor: this.#reactor,
       pool: this.#pool,
+      clock: this.#clock,
       ended: (connection) => this.#ended(connection),
     };
     for (const { store } of this.#exports) {
@@ -108,6 +119,7 @@ export class NbdServer implements AsyncDisposable {
       connections: this.#connections.size + this.#handshakes.size,
       accepted: this.#accepted,
       refused: this.#refused,
+      gaveWay: this.#gaveWay,
       failedHandshakes: this.#failedHandshakes,
     };
   }
@@ -141,10 +153,7 @@ export class NbdServer implements AsyncDisposable {
     this.#accepted++;
     // Whoever reads or writes learns of an error there; without a listener it would end the process.
     socket.on("error", () => {});
-    if (
-      this.#closing !== undefined ||
-      this.#connections.size + this.#handshakes.size >= this.#maxConnections
-    ) {
+    if (this.#closing !== undefined || !this.#hasRoom()) {
       this.#refused++;
       socket.destroy();
       return;
@@ -153,6 +162,7 @@ export class NbdServer implements AsyncDisposable {
     const deadline = this.#clock.after(this.#handshakeTimeout, () => socket.destroy());
     try {
       socket.setNoDelay(true);
+      socket.setKeepAlive(true, KEEP_ALIVE_DELAY);
       const stream = new HandshakeStream(socket);
       const negotiated = await serverHandshake(stream, this.#exports);
       this.#handshakes.delete(socket);
@@ -174,8 +184,34 @@ export class NbdServer implements AsyncDisposable {
     }
   }
 
+  /** Room for one more, made where somebody can go. */
+  #hasRoom(): boolean {
+    const taken = this.#connections.size - this.#leaving.size + this.#handshakes.size;
+    if (taken < this.#maxConnections) return true;
+    const idlest = this.#idlest();
+    if (idlest === undefined) return false;
+    this.#gaveWay++;
+    this.#leaving.add(idlest);
+    idlest.destroy();
+    return true;
+  }
+
+  /** The connection that has been idle for longest, and for long enough to go. */
+  #idlest(): ServerConnection | undefined {
+    let found: ServerConnection | undefined;
+    let since = this.#clock.now() - IDLE_BEFORE_GIVING_WAY;
+    for (const connection of this.#connections) {
+      const idleSince = connection.idleSince;
+      if (idleSince === undefined || idleSince > since || this.#leaving.has(connection)) continue;
+      since = idleSince;
+      found = connection;
+    }
+    return found;
+  }
+
   #ended(connection: ServerConnection): void {
     this.#connections.delete(connection);
+    this.#leaving.delete(connection);
     if (this.#connections.size === 0) this.#idle?.();
   }
 

@@ -16,6 +16,7 @@ import {
   REQUEST_LENGTH,
 } from "../../src/wire/nbd.ts";
 import { encodeGoOption } from "../../src/wire/nbd-options.ts";
+import { ManualClock } from "../support/manual-clock.ts";
 import { type Served, serve, succeed } from "./harness.ts";
 
 const MiB = 1024 * 1024;
@@ -129,6 +130,33 @@ describe("an NBD client that breaks the rules is disconnected and harms nobody",
     await settled(served);
     assert.equal(served.server.counters.failedHandshakes, 3);
     await stillServes(served);
+  });
+
+  test("clients that ask nothing give way, the idlest first, when there is no room for another", async () => {
+    const clock = new ManualClock();
+    await using served = await serve(4 * MiB, { maxConnections: 3, clock });
+    const clients = [await transmitting(served)];
+    clock.pass(1000);
+    clients.push(await transmitting(served), await transmitting(served));
+    clock.pass(58_000);
+    const early = await raw(served);
+    early.socket.resume();
+    await early.closed;
+    assert.equal(served.server.counters.refused, 1, "nobody was idle for a minute");
+    // The first one asks something, and is the last to go.
+    clients[0]!.socket.write(request(NBD_CMD_READ, 0, 512));
+    await once(clients[0]!.socket, "data");
+    clock.pass(2000);
+    for (const { socket } of clients) socket.resume();
+    await stillServes(served);
+    assert.ok(served.server.counters.gaveWay >= 1);
+    await Promise.race([clients[1]!.closed, clients[2]!.closed]);
+    const { socket } = clients[0]!;
+    socket.write(request(NBD_CMD_READ, 0, 512));
+    await once(socket, "data");
+    for (const client of clients) client.socket.destroy();
+    await settled(served);
+    assert.equal(served.server.counters.refused, 1);
   });
 
   test("in transmission: no magic, a write of 4 GiB, a write cut short", async () => {

@@ -12,7 +12,7 @@ import { createDomainNodes, createVbd, removeVbd } from "../../../src/xen/toolst
 import { XenStoreClient } from "../../../src/xen/xenstore/client.ts";
 import { ConflictCredit } from "../../../src/xen/xenstore/conflict-credit.ts";
 import { XenStoreDaemon } from "../../../src/xen/xenstore/daemon.ts";
-import { ManualClock } from "./manual-clock.ts";
+import { ManualClock } from "../../support/manual-clock.ts";
 import { RawClient } from "./raw-client.ts";
 
 test("some conflicts are free, more cost twice as much each, up to a second, and time forgives", () => {

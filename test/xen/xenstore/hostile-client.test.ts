@@ -15,7 +15,7 @@ import {
 import type { XenError } from "../../../src/xen/domain.ts";
 import { XenStoreClient } from "../../../src/xen/xenstore/client.ts";
 import { XenStoreDaemon } from "../../../src/xen/xenstore/daemon.ts";
-import { ManualClock } from "./manual-clock.ts";
+import { ManualClock } from "../../support/manual-clock.ts";
 import { RawClient } from "./raw-client.ts";
 
 function message(type: number, text: string): Uint8Array<ArrayBuffer> {

@@ -1,5 +1,5 @@
 /** Time that passes when a test says so. */
-import type { Clock } from "../../../src/util/clock.ts";
+import type { Clock } from "../../src/util/clock.ts";
 
 export class ManualClock implements Clock {
   #now = 0;
