@@ -1,12 +1,17 @@
 /** What `vbdkit serve` says when it serves: what there is, what was negotiated, and things to try that work as pasted. */
+
+import { existsSync, realpathSync } from "node:fs";
+import { delimiter, isAbsolute, join, sep } from "node:path";
+import { fileURLToPath } from "node:url";
+import { quote } from "../util/quote.ts";
 import { formatSize } from "../util/size.ts";
-import { quote } from "./disks.ts";
 import { paint, table } from "./output.ts";
 import type { ServedDiskInfo, ServerInfo } from "./server-info.ts";
 
 export function banner(info: ServerInfo): string {
   const uri = quote(info.uri);
   const store = `XENSTORED_PATH=${quote(info.xenstoreSocket)}`;
+  const command = vbdkit();
   return [
     ...info.disks.flatMap(describeDisk),
     "",
@@ -17,8 +22,8 @@ export function banner(info: ServerInfo): string {
         [`nbdcopy --progress ${uri} copy.img`, "copy it"],
         [`qemu-img info ${uri}`, "what QEMU sees"],
         [`${store} xenstore-ls -f`, "both drivers' nodes"],
-        [`${vbdkit()} info ${quote(info.directory)}`, "ring, grants and counters"],
-        [`${vbdkit()} top ${quote(info.directory)}`, "what goes on, until q"],
+        [`${command} info ${quote(info.directory)}`, "ring, grants and counters"],
+        [`${command} top ${quote(info.directory)}`, "what goes on, until q"],
       ].map(([command, why]) => [`  ${command}`, paint("dim", `# ${why}`)]),
     ),
     "",
@@ -54,8 +59,20 @@ const places = {
   process: "a process of its own",
 } as const;
 
-/** How this program was started, so that the commands shown work as pasted. */
+/** What starts this program, from any folder. */
 function vbdkit(): string {
-  if (process.env.npm_lifecycle_event === "start") return "node bin/vbdkit.js";
-  return process.env.npm_command === "exec" ? "npx vbdkit" : "vbdkit";
+  const program = fileURLToPath(new URL("../../bin/vbdkit.js", import.meta.url));
+  // What npx fetched, npx finds again.
+  if (program.includes(`${sep}_npx${sep}`)) return "npx vbdkit";
+  return isOnPath(program) ? "vbdkit" : `node ${quote(program)}`;
+}
+
+/** Whether `vbdkit` typed in a shell is this program. npm's own additions to PATH are not the shell's. */
+function isOnPath(program: string): boolean {
+  const folders = (process.env.PATH ?? "").split(delimiter);
+  const found = folders
+    .filter((folder) => isAbsolute(folder) && !/\bnode_modules\/\.bin\/?$/.test(folder))
+    .map((folder) => join(folder, "vbdkit"))
+    .find((path) => existsSync(path));
+  return found !== undefined && realpathSync(found) === realpathSync(program);
 }

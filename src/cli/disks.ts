@@ -44,8 +44,3 @@ export function checkName(words: readonly string[], drivers: ReadonlySet<string>
   if (driver === undefined) return;
   throw new UsageError(`there is neither a driver nor a file "${name}"; did you mean "${driver}"?`);
 }
-
-/** Quotes a word for a POSIX shell, where it needs it. */
-export function quote(word: string): string {
-  return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
-}

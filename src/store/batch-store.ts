@@ -14,6 +14,7 @@ import type {
   StoreListener,
 } from "./block-store.ts";
 import { checkRequest } from "./check-request.ts";
+import { SECTOR_SIZE } from "./common-parameters.ts";
 import { Errno, StoreError } from "./errors.ts";
 import { StoreListeners } from "./listeners.ts";
 
@@ -79,8 +80,8 @@ export abstract class BatchStore implements BlockStore, Kickable {
 
   /** To be called by a subclass that can resize. */
   protected changeSize(size: number): void {
-    if (!Number.isSafeInteger(size) || size < 0 || size % this.#info.block.minimum !== 0) {
-      const unit = this.#info.block.minimum;
+    const unit = Math.max(SECTOR_SIZE, this.#info.block.minimum);
+    if (!Number.isSafeInteger(size) || size <= 0 || size % unit !== 0) {
       throw new StoreError("EINVAL", `${size} is not a size of whole blocks of ${unit} bytes`);
     }
     this.#info = { ...this.#info, size };

@@ -5,6 +5,7 @@
  * driver that reads it (QEMU's format probing, CVE-2008-2004).
  */
 import { didYouMean } from "../util/nearest.ts";
+import { quote } from "../util/quote.ts";
 import type { StoreSpec } from "./block-store.ts";
 import { StoreError } from "./errors.ts";
 
@@ -55,7 +56,9 @@ export function parseDiskWords(
   const explicit = drivers.has(first);
   const { bare, pairs } = sort(explicit ? words.slice(1) : words);
   if (!explicit && bare.length > 1) {
-    throw invalid(`there is no driver "${first}"${didYouMean(first, drivers.keys())}`);
+    const hint = didYouMean(first, drivers.keys());
+    if (hint !== "") throw invalid(`there is no driver "${first}"${hint}`);
+    throw invalid(`a disk has one name, and "${bare[0]}" is no driver: what is "${bare[1]}"?`);
   }
   if (!explicit && bare.length === 0) {
     throw invalid(`"${words.join(" ")}" has parameters, but neither a driver nor a name`);
@@ -102,16 +105,21 @@ function driverOf(name: string, filterNames: readonly string[]): string {
   }
   const suffix = /\.[a-z0-9]+$/i.exec(name)?.[0].toLowerCase() ?? "";
   const format = formatOfSuffix[suffix];
-  if (format !== undefined && !filterNames.includes(format)) throw formatRefusal(name, format);
+  if (format !== undefined && !filterNames.includes(format))
+    throw formatRefusal(name, format, true);
   return "file";
 }
 
-/** The error for an image whose format we would serve as raw bytes. */
-export function formatRefusal(name: string, format: string): StoreError {
+/** Format names that QEMU spells in its own way. */
+const qemuNames: Readonly<Record<string, string>> = { vhd: "vpc" };
+
+/** The error for an image whose format we would serve as raw bytes. `mayBeRaw` where its bytes would make a disk. */
+export function formatRefusal(name: string, format: string, mayBeRaw: boolean): StoreError {
+  const server = `qemu-nbd -t -f ${qemuNames[format] ?? format} -k /tmp/disk.sock ${quote(name)}`;
+  const raw = `; if it is a raw disk all the same, write: file ${quote(name)}`;
   return invalid(
-    `${name} is an image in ${format} format, and vbdkit reads raw ones here: convert it ` +
-      `(qemu-img convert -O raw), serve it by qemu-nbd or nbdkit and give its nbd:// URI, or write ` +
-      `"file ${name}" for its bytes as they are`,
+    `${name} is an image in ${format} format, which needs another server: run ${server}, ` +
+      `then vbdkit serve 'nbd+unix:///?socket=/tmp/disk.sock'${mayBeRaw ? raw : ""}`,
   );
 }
 

@@ -11,7 +11,7 @@ import { formatRefusal } from "./disk-syntax.ts";
 import { errnoName, StoreError } from "./errors.ts";
 
 /** Bytes, at offset 0: where every header below lies. */
-const PROBED_BYTES = 512;
+export const PROBED_BYTES = 512;
 
 const headers: readonly { format: string; offset: number; text: string }[] = [
   { format: "qcow2", offset: 0, text: "QFI\xfb" },
@@ -45,7 +45,7 @@ export async function refuseFormat(
   await readStart(store, region, reactor);
   const format = formatOf(region.bytes);
   if (format === undefined || spec.filters.some(({ name }) => name === format)) return;
-  throw formatRefusal(Object.values(spec.parameters)[0] ?? spec.driver, format);
+  throw formatRefusal(Object.values(spec.parameters)[0] ?? spec.driver, format, true);
 }
 
 function readStart(store: BlockStore, region: MemoryRegion, reactor: Reactor): Promise<void> {

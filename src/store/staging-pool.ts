@@ -6,8 +6,9 @@ import { allocateRegion, type MemoryRegion, type SegmentList } from "../io/memor
 
 /** Bytes: a small request wastes little of it, a large one takes several. */
 export const SLOT_BYTES: number = 16 * 1024;
-/** 4 MiB, of which only what was used is resident. */
 const SLOT_COUNT = 256;
+/** Bytes of a pool, of which only what was used is resident. */
+export const POOL_BYTES: number = SLOT_COUNT * SLOT_BYTES;
 
 export class StagingPool implements Disposable {
   readonly #free = new Uint16Array(SLOT_COUNT);
@@ -23,7 +24,7 @@ export class StagingPool implements Disposable {
   take(list: SegmentList, length: number): boolean {
     const slots = Math.ceil(length / SLOT_BYTES);
     if (slots > this.#freeCount) return false;
-    this.#region ??= allocateRegion(SLOT_COUNT * SLOT_BYTES);
+    this.#region ??= allocateRegion(POOL_BYTES);
     for (let i = 0; i < slots; i++) {
       this.#freeCount--;
       list.add(this.#region, this.#free[this.#freeCount]! * SLOT_BYTES, SLOT_BYTES);

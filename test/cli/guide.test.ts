@@ -4,7 +4,7 @@ import { spawn } from "node:child_process";
 import { chmodSync, globSync, readFileSync, writeFileSync } from "node:fs";
 import { delimiter, join } from "node:path";
 import { test } from "node:test";
-import { quote } from "../../src/cli/disks.ts";
+import { quote } from "../../src/util/quote.ts";
 import { cleanEnvironment, finished, temporaryFolder } from "../support/vbdkit.ts";
 
 const root = join(import.meta.dirname, "../..");

@@ -2,12 +2,13 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { groupDisks, quote, splitDisk } from "../../src/cli/disks.ts";
+import { groupDisks, splitDisk } from "../../src/cli/disks.ts";
 import { messageOf } from "../../src/cli/errors.ts";
 import { fields, table } from "../../src/cli/output.ts";
 import { progressLine } from "../../src/cli/progress.ts";
 import { escapeValue, unescapeValue } from "../../src/cli/xenstore-text.ts";
 import { nearest } from "../../src/util/nearest.ts";
+import { quote } from "../../src/util/quote.ts";
 
 const drivers = new Set(["file", "memory", "nbd"]);
 

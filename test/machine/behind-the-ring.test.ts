@@ -2,7 +2,8 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
-import { rm, writeFile } from "node:fs/promises";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Link, Machine, parseDisk } from "../../src/index.ts";
@@ -18,6 +19,7 @@ let machine: Machine;
 let folder: TemporaryFolder;
 let nbdkit: { uri: string } & AsyncDisposable;
 let images = 0;
+let directFolder: string;
 
 /** nbdkit's memory plugin on a socket. */
 async function startNbdkit(): Promise<typeof nbdkit> {
@@ -41,11 +43,13 @@ before(async () => {
   folder = await temporaryFolder();
   machine = await Machine.start({ reactor });
   nbdkit = await startNbdkit();
+  directFolder = await mkdtemp("/dev/shm/vbdkit-direct-");
 });
 after(async () => {
   await machine[Symbol.asyncDispose]();
   await nbdkit[Symbol.asyncDispose]();
   await folder[Symbol.asyncDispose]();
+  await rm(directFolder, { recursive: true });
 });
 
 async function attach(spec: StoreSpec, link: Link, readOnly = false): Promise<BlockStore> {
@@ -72,6 +76,20 @@ function imageFile(link: Link): () => Promise<OpenedStore> {
   };
 }
 
+/** On tmpfs, whose blocks are 4 KiB with O_DIRECT: the ring's are 512 bytes. */
+function directFile(link: Link): () => Promise<OpenedStore> {
+  return async () => {
+    const image = join(directFolder, `${images++}.img`);
+    await writeFile(image, new Uint8Array(SIZE));
+    const open = async (): Promise<OpenedStore> => ({
+      reactor,
+      store: await attach(parseDisk(["file", image, "cache=none"], []), link),
+      reopen: open,
+    });
+    return await open();
+  };
+}
+
 function pattern(offset: number, length: number): Uint8Array {
   const bytes = new DataView(new ArrayBuffer(length + 16));
   const start = offset - (offset % 8);
@@ -82,6 +100,7 @@ function pattern(offset: number, length: number): Uint8Array {
 for (const link of ["thread", "worker", "process"] as const) {
   describe(`in a ${link}`, () => {
     storeSuite("a file behind a ring", { open: imageFile(link) });
+    storeSuite("a file past the page cache behind a ring", { open: directFile(link) });
     storeSuite("memory behind a ring", { open: disk(link, "memory 1M") });
     storeSuite("null behind a ring", { open: disk(link, "null 1M"), forgets: true });
     storeSuite("pattern behind a ring", {

@@ -172,18 +172,18 @@ function gather(list: SegmentList, from: number, length: number): Buffer {
 
 for (const engine of engines) {
   for (const directory of [onDisk, inMemory]) {
-    storeSuite(`file, ${engine} in ${directory === onDisk ? "a folder" : "/dev/shm"}`, {
-      async open() {
-        const file = image(MIB, directory);
-        const { store, reactor } = await Disk.open(file, engine);
-        const reopen = async () => await Disk.open(file, engine);
-        return { store, reactor, reopen };
-      },
-    });
-
     for (const cache of ["writeback", "none"] as const) {
       if (cache === "none" && ffi() === undefined) continue;
       const where = directory === onDisk ? "a disk" : "tmpfs";
+      storeSuite(`file, ${engine} on ${where}, cache=${cache}`, {
+        async open() {
+          const file = image(MIB, directory);
+          const { store, reactor } = await Disk.open(file, engine, { cache });
+          const reopen = async () => await Disk.open(file, engine, { cache });
+          return { store, reactor, reopen };
+        },
+      });
+
       test(`${engine} on ${where}, cache=${cache}: random transfers in odd pieces are what a buffer says`, async () => {
         const seed = (Math.random() * 2 ** 31) | 0;
         const random = new SeededRandom(seed);
@@ -197,7 +197,7 @@ for (const engine of engines) {
           // Requests of one round do not overlap, so that their order does not matter.
           for (let i = 0; i < 1 + random.below(12) && from < MIB; i++) {
             const aligned = random.below(3) === 0;
-            const unit = aligned ? 4096 : 1;
+            const unit = aligned ? 4096 : disk.store.info.block.minimum;
             const offset = Math.ceil((from + random.below(20 * KIB)) / unit) * unit;
             const length = Math.min((1 + random.below((60 * KIB) / unit)) * unit, MIB - offset);
             if (length <= 0) break;
@@ -420,6 +420,21 @@ describe("opening says in one line what is wrong and what to do", () => {
     await refuses(image(1000), "EINVAL", /has 1000 bytes.*: truncate -s 1024/);
   });
 
+  test("a command in a message can be pasted into a shell", async () => {
+    const path = join(onDisk, "it's a disk.img");
+    const quoted = `'${join(onDisk, "it'\\\\''s a disk.img").replaceAll(".", "\\.")}'$`;
+    await refuses(path, "ENOENT", new RegExp(`truncate -s 1G ${quoted}`));
+    writeFileSync(path, "");
+    await refuses(path, "EINVAL", new RegExp(`truncate -s 1G ${quoted}`));
+    truncateSync(path, 700);
+    await refuses(path, "EINVAL", new RegExp(`truncate -s 1024 ${quoted}`));
+  });
+
+  test("an image of a format and of an odd size is not to be filled up, but served by another", async () => {
+    const path = image(Buffer.concat([Buffer.from("QFI\xfb", "latin1"), Buffer.alloc(196612)]));
+    await refuses(path, "EINVAL", /in qcow2 format.*qemu-nbd -t -f qcow2 -k \S+ \S+, then vbdkit/);
+  });
+
   test("an image that we may not write, and one that we may not read", async () => {
     const path = image(4096);
     const script = `
@@ -563,8 +578,9 @@ describe("two users of one image", { skip: without }, () => {
     {
       await using writer = await Disk.open(path);
       assert.equal(writer.store.info.shareable, false);
-      await assert.rejects(Disk.open(path), { code: "EBUSY" });
-      await assert.rejects(Disk.open(path, "auto", { readOnly: true }), { code: "EBUSY" });
+      const here = { code: "EBUSY", message: /in use: this process has it open already/ };
+      await assert.rejects(Disk.open(path), here);
+      await assert.rejects(Disk.open(path, "auto", { readOnly: true }), here);
     }
     await using reader = await Disk.open(path, "auto", { readOnly: true });
     await using _ = await Disk.open(path, "auto", { readOnly: true });
@@ -591,6 +607,59 @@ describe("resizing", () => {
     for (const size of [0, -512, 1000, Number.NaN, 2 ** 60]) {
       await assert.rejects(disk.store.resize(size), { code: /EINVAL|EFBIG/ });
     }
+  });
+
+  test("a busy disk gets smaller in spite of those who never leave it alone", async () => {
+    await using disk = await Disk.open(image(2 * MIB));
+    const segments = new SegmentList(1);
+    segments.add(allocateRegion(4096), 0, 4096);
+    const fields = { operation: Operation.write, length: 4096, segments };
+    let resized = false;
+    let writes = 0;
+    // Two at a time, so that there always is one in flight.
+    const busy = async () => {
+      while (!resized) {
+        assert.equal(await disk.do(fields), 0);
+        writes++;
+      }
+    };
+    const both = Promise.all([busy(), busy()]);
+    await disk.store.resize(MIB);
+    resized = true;
+    await both;
+    assert.ok(writes > 0);
+    assert.equal(disk.store.info.size, MIB);
+  });
+
+  test("what waits for a smaller size can be cancelled, and is told of it when done", async () => {
+    const path = image(2 * MIB);
+    await using disk = await Disk.open(path);
+    const segments = new SegmentList(1);
+    segments.add(allocateRegion(4096), 0, 4096);
+    const write = (offset: number) =>
+      disk.start({ operation: Operation.write, offset, length: 4096, segments });
+    const before = write(2 * MIB - 4096);
+    const resized = disk.store.resize(MIB);
+    // The resize begins when its promise has its turn.
+    await Promise.resolve();
+    const cut = write(2 * MIB - 4096);
+    const kept = write(0);
+    disk.reactor.settle();
+    assert.equal(await before, 0);
+    await resized;
+    assert.equal(await cut, Errno.ENOSPC);
+    assert.equal(await kept, 0);
+    assert.equal(statSync(path).size, MIB);
+
+    const first = write(0);
+    const again = disk.store.resize(MIB / 2);
+    await Promise.resolve();
+    const waiting = write(4096);
+    await disk.store.cancel(new Error("the test wants it"));
+    assert.ok([0, Errno.ECANCELED].includes(await first));
+    assert.equal(await waiting, Errno.ECANCELED);
+    await again;
+    assert.equal(statSync(path).size, MIB / 2);
   });
 });
 

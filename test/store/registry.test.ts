@@ -62,6 +62,9 @@ test("parameters go to the filter that declares them, or to the driver", () => {
 test("what nobody can mean is refused with a hint", () => {
   assert.throws(() => parseDisk([]), /needs a name/);
   assert.throws(() => parseDisk(["memroy", "1G"]), /no driver "memroy"; did you mean "memory"/);
+  assert.throws(() => parseDisk(["a.img", "b.img"]), {
+    message: 'a disk has one name, and "a.img" is no driver: what is "b.img"?',
+  });
   assert.throws(() => parseDisk(["memory"], ["dely"]), /no filter "dely"; did you mean "delay"/);
   assert.throws(() => parseDisk(["memory", "1G", "2G"]), /what is "2G"/);
   assert.throws(() => parseDisk(["memory", "1G", "size=2G"]), /given twice/);
@@ -78,6 +81,48 @@ test("parameters are parsed by their table, and errors name them", async () => {
     b: { help: "B.", value: "B", optional: true, parse: Number },
   };
   assert.deepEqual(parseParameters("x", table, { b: "3" }), { a: 1, b: 3 });
+});
+
+test("a disk is whole sectors, at least one", async () => {
+  for (const driver of ["memory", "null", "pattern"]) {
+    const refusal = (text: string) => openStore(`${driver} ${text}`);
+    await assert.rejects(refusal("1000"), {
+      code: "EINVAL",
+      message: `${driver}: size=1000: no whole number of 512-byte sectors; write 512 or 1024`,
+    });
+    await assert.rejects(refusal("0"), /size=0: a disk of 0 bytes is none; write 512 or more/);
+    await assert.rejects(refusal("100"), /sectors; write 512$/);
+    await using store = await openStore(`${driver} 512`);
+    assert.equal(store.info.size, 512);
+    for (const size of [0, 1000]) {
+      await assert.rejects(store.resize(size), { code: /EINVAL|EOPNOTSUPP/ });
+    }
+  }
+});
+
+test("drivers and filters are summed up alike", () => {
+  for (const { name, summary } of [...drivers.values(), ...filters.values()]) {
+    assert.match(summary, /^[a-z].*[^.]$/, name);
+  }
+});
+
+test("an image of a format is sent to a server that reads it", () => {
+  const hint = (name: string) => {
+    try {
+      parseDisk([name]);
+      return "";
+    } catch (error) {
+      return (error as Error).message;
+    }
+  };
+  assert.equal(
+    hint("my disk.qcow2"),
+    "my disk.qcow2 is an image in qcow2 format, which needs another server: run " +
+      "qemu-nbd -t -f qcow2 -k /tmp/disk.sock 'my disk.qcow2', then " +
+      "vbdkit serve 'nbd+unix:///?socket=/tmp/disk.sock'; " +
+      "if it is a raw disk all the same, write: file 'my disk.qcow2'",
+  );
+  assert.match(hint("a.vhd"), /qemu-nbd -t -f vpc /);
 });
 
 test("every parameter of every filter parses its examples", () => {

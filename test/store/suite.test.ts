@@ -81,7 +81,7 @@ storeSuite("log", { open: disk("memory 1M", ["log"]) });
 storeSuite("cow", { open: disk("memory 1M cow-block-size=4K", ["cow"]) });
 storeSuite("cow in large blocks", { open: disk("memory 1M", ["cow"]) });
 storeSuite("cow on a pattern", {
-  open: disk("pattern 1000000 cow-block-size=4K", ["cow"]),
+  open: disk("pattern 1000448 cow-block-size=4K", ["cow"]),
   contents: pattern,
 });
 storeSuite("cow on a slow disk of cows", {

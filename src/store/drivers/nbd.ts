@@ -14,7 +14,7 @@ export interface NbdDriverOptions {
 
 export const nbdDriver: StoreDriver<NbdDriverOptions> = {
   name: "nbd",
-  summary: "An export of any NBD server.",
+  summary: "an export of any NBD server",
   positional: "uri",
   parameters: {
     uri: {

@@ -23,6 +23,7 @@ import {
   type StoreSpec,
 } from "../block-store.ts";
 import { checkRequest } from "../check-request.ts";
+import { SECTOR_SIZE } from "../common-parameters.ts";
 import { emulate } from "../emulate.ts";
 import { Errno, StoreError } from "../errors.ts";
 import { checkExtentRange, ExtentMerger } from "../extents.ts";
@@ -102,8 +103,9 @@ async function openCow(
   }
   const { driver, parameters, filters } = overlaySpec ?? inMemory;
   const sized = driver === "memory" && !Object.hasOwn(parameters, "size");
+  const room = Math.ceil(size / SECTOR_SIZE) * SECTOR_SIZE;
   const overlay = await context.open(
-    { driver, parameters: sized ? { ...parameters, size: String(size) } : parameters, filters },
+    { driver, parameters: sized ? { ...parameters, size: String(room) } : parameters, filters },
     { readOnly: false },
   );
   try {
@@ -113,7 +115,10 @@ async function openCow(
     if (blockSize % overlay.info.block.minimum !== 0) {
       throw new StoreError("EINVAL", "cow-block-size is less than a block of the overlay");
     }
-    if (overlay.info.size < size) await overlay.resize(size, context.signal);
+    if (overlay.info.size < size) {
+      const unit = Math.max(SECTOR_SIZE, overlay.info.block.minimum);
+      await overlay.resize(Math.ceil(size / unit) * unit, context.signal);
+    }
     return new CowStore(next, overlay, blockSize, context);
   } catch (error) {
     await overlay[Symbol.asyncDispose]();

@@ -4,14 +4,17 @@
  *
  * Invariant: nothing here creates, truncates or writes the image.
  */
-import { close, constants, fstat, open, type Stats } from "node:fs";
-import { readFile, stat, statfs } from "node:fs/promises";
+import { close, constants, fstat, open as openCallback, type Stats } from "node:fs";
+import { open, readdir, readFile, stat, statfs } from "node:fs/promises";
 import { promisify } from "node:util";
 import { ffi, ffiMissingReason } from "../../../io/ffi.ts";
 import { ImageUse, lockImage } from "../../../io/image-lock.ts";
+import { quote } from "../../../util/quote.ts";
+import { formatRefusal } from "../../disk-syntax.ts";
 import { type ErrnoName, errnoName, StoreError } from "../../errors.ts";
+import { formatOf, PROBED_BYTES } from "../../probe.ts";
 
-const openFile = promisify(open);
+const openFile = promisify(openCallback);
 const closeFile = promisify(close);
 const statFile = promisify(fstat);
 
@@ -33,12 +36,14 @@ export interface ImageOptions {
 
 export interface Image extends AsyncDisposable {
   readonly path: string;
-  /** Through the page cache. */
   readonly descriptor: number;
-  /** With O_DIRECT, where that was asked for. */
-  readonly directDescriptor: number | undefined;
-  /** What O_DIRECT wants of offsets, lengths and memory. Bytes. */
-  readonly directAlignment: number;
+  /** The descriptor goes past the page cache (O_DIRECT). Both ways at once would not do: what one wrote to a page the
+   * other has changed is lost. */
+  readonly direct: boolean;
+  /** What offsets and lengths are multiples of, and with O_DIRECT memory too. Bytes. */
+  readonly minimum: number;
+  /** What sizes are multiples of. Bytes. */
+  readonly sizeUnit: number;
   /** Bytes. */
   readonly size: number;
   readonly isDevice: boolean;
@@ -54,111 +59,135 @@ export interface Image extends AsyncDisposable {
 
 /** Throws a StoreError. */
 export async function openImage(options: ImageOptions): Promise<Image> {
-  const { path, readOnly } = options;
-  const descriptors: number[] = [];
-  const release = async () => {
-    for (const descriptor of descriptors.splice(0)) await closeFile(descriptor);
-  };
+  const { path, readOnly, direct } = options;
+  const descriptor = await openOrSay(options);
   try {
-    const mode = readOnly ? constants.O_RDONLY : constants.O_RDWR;
-    const descriptor = await openOrSay(options, mode);
-    descriptors.push(descriptor);
     const stats = await statFile(descriptor);
     const isDevice = stats.isBlockDevice();
     const device = isDevice ? await deviceFacts(stats.rdev) : undefined;
     const size = device?.size ?? stats.size;
-    checkSize(path, size, isDevice);
-    if (options.lock) lockOrSay(options, descriptor);
-    let directDescriptor: number | undefined;
-    if (options.direct) {
-      directDescriptor = await openDirect(path, descriptor, mode);
-      descriptors.push(directDescriptor);
-    }
-    const { type } = await statfs(`/proc/self/fd/${descriptor}`);
     const under = device ?? (await deviceFacts(stats.dev));
+    const minimum = isDevice || direct ? under.logicalBlock : 1;
+    const sizeUnit = Math.max(SECTOR, minimum);
+    await checkSize(options, size, sizeUnit, isDevice);
+    if (options.lock) await lockOrSay(options, descriptor);
+    const { type } = await statfs(`/proc/self/fd/${descriptor}`);
     return {
       path,
       descriptor,
-      directDescriptor,
-      directAlignment: under.logicalBlock,
+      direct,
+      minimum,
+      sizeUnit,
       size,
       isDevice,
       inMemory: !isDevice && (type === TMPFS_MAGIC || type === RAMFS_MAGIC),
       locked: options.lock && ffi() !== undefined,
       holeGranularity: readOnly ? undefined : device ? device.discard : holesOf(descriptor, stats),
       blockBytes: device?.logicalBlock ?? stats.blksize,
-      [Symbol.asyncDispose]: release,
+      [Symbol.asyncDispose]: () => closeFile(descriptor),
     };
   } catch (error) {
-    await release();
+    await closeFile(descriptor);
     throw error;
   }
 }
 
-async function openOrSay({ path, readOnly, lock }: ImageOptions, mode: number): Promise<number> {
+async function openOrSay(options: ImageOptions): Promise<number> {
+  const { path, readOnly, direct, lock } = options;
+  const mode = readOnly ? constants.O_RDONLY : constants.O_RDWR;
+  let stats: Stats | undefined;
   try {
     // Looked at before it is opened: a FIFO would wait for its other end, and O_NONBLOCK against that would make
     // io_uring answer EAGAIN where a file system cannot promise not to wait.
-    const stats = await stat(path);
+    stats = await stat(path);
     if (stats.isDirectory()) throw new StoreError("EISDIR", `${path} is a directory, not a disk`);
     if (!stats.isFile() && !stats.isBlockDevice()) {
       throw new StoreError("EINVAL", `${path} is neither a file nor a block device`);
     }
+    if (direct && ffi() === undefined) {
+      const why = `it aligns memory by its address, and ${ffiMissingReason()}`;
+      throw new StoreError("EOPNOTSUPP", `cache=none needs foreign calls: ${why}`);
+    }
     // The kernel then refuses a device that is mounted, and refuses to mount it.
     const alone = stats.isBlockDevice() && !readOnly && lock ? constants.O_EXCL : 0;
-    return await openFile(path, mode | alone);
+    return await openFile(path, mode | alone | (direct ? constants.O_DIRECT : 0));
   } catch (cause) {
     if (cause instanceof StoreError) throw cause;
-    const { code } = cause as NodeJS.ErrnoException;
-    const say = (name: ErrnoName, message: string) => new StoreError(name, message, { cause });
-    if (code === "ENOENT" || code === "ENOTDIR") {
-      throw say("ENOENT", `there is no ${path}; to make a disk of 1G: truncate -s 1G ${path}`);
-    }
-    if (!readOnly && (code === "EACCES" || code === "EPERM" || code === "EROFS")) {
-      const readable = await openFile(path, constants.O_RDONLY).then(
-        (descriptor) => closeFile(descriptor).then(() => true),
-        () => false,
-      );
-      if (readable) throw say("EROFS", `${path} is not writable; serve it read-only with -r`);
-    }
-    if (code === "EBUSY") throw say("EBUSY", `${path} is in use: mounted, or part of a device`);
-    if (code === "EACCES") throw say("EACCES", `no permission to open ${path}`);
-    throw asStoreError(cause, `cannot open ${path}`);
+    throw await openError(options, stats, cause as NodeJS.ErrnoException);
   }
 }
 
-/** The same image once more, whatever its path names by now. */
-async function openDirect(path: string, descriptor: number, mode: number): Promise<number> {
-  if (ffi() === undefined) {
-    const why = `it aligns memory by its address, and ${ffiMissingReason()}`;
-    throw new StoreError("EOPNOTSUPP", `cache=none needs foreign calls: ${why}`);
-  }
-  try {
-    return await openFile(`/proc/self/fd/${descriptor}`, mode | constants.O_DIRECT);
-  } catch (cause) {
-    throw new StoreError(
-      "EOPNOTSUPP",
-      `${path} cannot be opened with O_DIRECT; leave out cache=none`,
-      { cause },
+async function openError(
+  { path, readOnly, direct }: ImageOptions,
+  stats: Stats | undefined,
+  cause: NodeJS.ErrnoException,
+): Promise<StoreError> {
+  const { code } = cause;
+  const say = (name: ErrnoName, message: string) => new StoreError(name, message, { cause });
+  if (code === "ENOENT" || code === "ENOTDIR") {
+    return say(
+      "ENOENT",
+      `there is no ${path}; to make a disk of 1G: truncate -s 1G ${quote(path)}`,
     );
   }
+  if (!readOnly && (code === "EACCES" || code === "EPERM" || code === "EROFS")) {
+    const readable = await openFile(path, constants.O_RDONLY).then(
+      (descriptor) => closeFile(descriptor).then(() => true),
+      () => false,
+    );
+    if (readable) return say("EROFS", `${path} is not writable; serve it read-only with -r`);
+  }
+  if (code === "EBUSY") {
+    const here = stats !== undefined && (await isLockedHere(stats, -1));
+    return say("EBUSY", `${path} is in use: ${here ? HERE : "mounted, or part of a device"}`);
+  }
+  if (code === "EACCES") return say("EACCES", `no permission to open ${path}`);
+  if (code === "EINVAL" && direct) {
+    return say("EOPNOTSUPP", `${path} cannot be opened with O_DIRECT; leave out cache=none`);
+  }
+  return asStoreError(cause, `cannot open ${path}`);
 }
 
-function checkSize(path: string, size: number, isDevice: boolean): void {
+async function checkSize(
+  { path, direct }: ImageOptions,
+  size: number,
+  unit: number,
+  isDevice: boolean,
+): Promise<void> {
   if (size === 0) {
-    const remedy = isDevice ? "it has no medium" : `give it a size: truncate -s 1G ${path}`;
+    const remedy = isDevice ? "it has no medium" : `give it a size: truncate -s 1G ${quote(path)}`;
     throw new StoreError("EINVAL", `${path} is empty; ${remedy}`);
   }
-  if (size % SECTOR !== 0) {
-    const whole = Math.ceil(size / SECTOR) * SECTOR;
-    throw new StoreError(
-      "EINVAL",
-      `${path} has ${size} bytes, no whole number of 512-byte sectors; to fill it up: truncate -s ${whole} ${path}`,
-    );
+  if (size % unit === 0) return;
+  // Filling up an image of a format would help nobody.
+  const format = await formatAt(path);
+  if (format !== undefined) throw formatRefusal(path, format, false);
+  const blocks = unit === SECTOR ? "512-byte sectors" : `blocks of ${unit} bytes`;
+  const why = direct && size % SECTOR === 0 ? ", which cache=none needs" : "";
+  const whole = Math.ceil(size / unit) * unit;
+  const remedy = `to fill it up: truncate -s ${whole} ${quote(path)}`;
+  throw new StoreError(
+    "EINVAL",
+    `${path} has ${size} bytes, no whole number of ${blocks}${why}; ${remedy}`,
+  );
+}
+
+/** The format that the image's first bytes tell of; undefined also where they cannot be read. */
+async function formatAt(path: string): Promise<string | undefined> {
+  try {
+    await using file = await open(path);
+    const { buffer, bytesRead } = await file.read({
+      buffer: Buffer.alloc(PROBED_BYTES),
+      position: 0,
+    });
+    return formatOf(buffer.subarray(0, bytesRead));
+  } catch {
+    return undefined;
   }
 }
 
-function lockOrSay({ path, readOnly, shared }: ImageOptions, descriptor: number): void {
+async function lockOrSay(options: ImageOptions, descriptor: number): Promise<void> {
+  const { path, readOnly, shared } = options;
   const calls = ffi();
   if (calls === undefined) return;
   const { consistentRead, write, resize } = ImageUse;
@@ -171,7 +200,23 @@ function lockOrSay({ path, readOnly, shared }: ImageOptions, descriptor: number)
     throw asStoreError(cause, `cannot lock ${path}; to go without: lock=off`);
   }
   if (conflict === undefined) return;
-  throw new StoreError("EBUSY", `${path} is in use: ${conflict}`);
+  const here = await isLockedHere(await statFile(descriptor), descriptor);
+  throw new StoreError("EBUSY", `${path} is in use: ${here ? HERE : conflict}`);
+}
+
+const HERE = "this process has it open already; a disk is served once";
+
+/** Whether a descriptor of this process (of any thread) other than `own` holds a lock on that file. */
+async function isLockedHere({ dev, ino }: Stats, own: number): Promise<boolean> {
+  for (const name of await readdir("/proc/self/fd").catch(() => [])) {
+    if (Number(name) === own) continue;
+    // A descriptor may be closed by now.
+    const other = await stat(`/proc/self/fd/${name}`).catch(() => undefined);
+    if (other?.dev !== dev || other.ino !== ino) continue;
+    const facts = await readFile(`/proc/self/fdinfo/${name}`, "latin1").catch(() => "");
+    if (/^lock:.*OFDLCK/m.test(facts)) return true;
+  }
+  return false;
 }
 
 interface DeviceFacts {
@@ -204,11 +249,11 @@ async function deviceFacts(device: number): Promise<DeviceFacts> {
   };
 }
 
-/** Bytes of whole sectors that an open image has now. */
-export async function imageSize({ descriptor, isDevice }: Image): Promise<number> {
+/** Bytes of whole blocks that an open image has now. */
+export async function imageSize({ descriptor, isDevice, sizeUnit }: Image): Promise<number> {
   const stats = await statFile(descriptor);
   const size = isDevice ? (await deviceFacts(stats.rdev)).size : stats.size;
-  return size - (size % SECTOR);
+  return size - (size % sizeUnit);
 }
 
 /** Asks the file system by punching a hole beyond the end of the file, where there is nothing. */
