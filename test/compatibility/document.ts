@@ -32,7 +32,9 @@ export function compatibility(shown: readonly ShownRows[]): Compatibility {
     const path = file === undefined ? "" : relative(root, file);
     for (const id of ids) {
       const known = tests.get(id) ?? new Set();
-      tests.set(id, known.add(path === "" ? test : `[${test}](../${path})`));
+      // A seed is another one in each run.
+      const sentence = test.replace(/ \(seed [^)]*\)/, "");
+      tests.set(id, known.add(path === "" ? sentence : `[${sentence}](../${path})`));
     }
   }
   const missing = [...rows.values()]
