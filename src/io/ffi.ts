@@ -63,6 +63,14 @@ export interface Ffi {
     flags: number,
   ): number;
   fallocate(descriptor: number, mode: number, offset: number, length: number): number;
+  /** The same in a thread of its own, as ioctlLater. */
+  fallocateLater(
+    descriptor: number,
+    mode: number,
+    offset: number,
+    length: number,
+    done: (result: number) => void,
+  ): void;
   fdatasync(descriptor: number): number;
   /** Returns the offset, or -1. */
   lseek(descriptor: number, offset: number, whence: number): number;
@@ -152,6 +160,7 @@ function bind(koffi: Koffi): Ffi {
   const setup = call("syscall", "long", "long", "uint", "intptr");
   const enter = call("syscall", "long", "long", "int", "uint", "uint", "uint", "intptr", "size_t");
   const ioctl = call("ioctl", "int", "int", "ulong", "intptr");
+  const fallocate = call("fallocate", "int", "int", "int", "int64_t", "int64_t");
   const register = call("syscall", "long", "long", "int", "uint", "intptr", "uint");
   return {
     mmap: call("mmap", "intptr", "intptr", "size_t", "int", "int", "int", "int64_t"),
@@ -172,7 +181,11 @@ function bind(koffi: Koffi): Ffi {
     pwrite: call("pwrite", "long", "int", "intptr", "size_t", "int64_t"),
     preadv2: call("preadv2", "long", "int", "intptr", "int", "int64_t", "int"),
     pwritev2: call("pwritev2", "long", "int", "intptr", "int", "int64_t", "int"),
-    fallocate: call("fallocate", "int", "int", "int", "int64_t", "int64_t"),
+    fallocate,
+    fallocateLater: (descriptor, mode, offset, length, done) =>
+      fallocate.async(descriptor, mode, offset, length, (error: unknown, result: number) =>
+        done(error ? -1 : result),
+      ),
     fdatasync: call("fdatasync", "int", "int"),
     lseek: call("lseek", "int64_t", "int", "int64_t", "int"),
     posixFadvise: call("posix_fadvise", "int", "int", "int64_t", "int64_t", "int"),

@@ -48,14 +48,14 @@ export class LibuvEngine extends Engine {
       const operation = file.owner.operationOf(request);
       if (operation === IoOperation.sync) this.sync(file, request);
       else if (operation <= IoOperation.write) this.#start(file, request, operation);
-      else file.owner.finished(request, this.#adjust(file, request, operation));
+      else this.#adjust(file, request, operation);
     }
   }
 
-  #adjust(file: IoFile, request: IoRequest, operation: IoOperation): number {
-    if (this.#calls !== undefined) return adjust(this.#calls, file, request, operation);
+  #adjust(file: IoFile, request: IoRequest, operation: IoOperation): void {
+    if (this.#calls !== undefined) adjust(this.#calls, this.reactor, file, request, operation);
     // Prefetching is a hint; the others are not offered without foreign calls.
-    return operation === IoOperation.prefetch ? 0 : -EOPNOTSUPP;
+    else file.owner.finished(request, operation === IoOperation.prefetch ? 0 : -EOPNOTSUPP);
   }
 
   #start(file: IoFile, request: IoRequest, operation: IoOperation): void {

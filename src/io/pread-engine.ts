@@ -10,6 +10,8 @@ import { VectorTable } from "./vector-table.ts";
 
 /** Per kick; the rest has its turn in the next round, after what other stores and the ring have to do. */
 const REQUESTS_PER_KICK = 64;
+/** Bytes of a hole or of zeroes that no thread is worth: a millisecond on tmpfs. */
+const ADJUSTED_AT_ONCE = 2 << 20;
 /** Bytes per kick: a quarter of a millisecond of copying. */
 const BYTES_PER_KICK = 1 << 20;
 
@@ -40,7 +42,7 @@ export class PreadEngine extends Engine {
         bytes += request.length;
         file.owner.finished(request, this.#transfer(file, request, operation));
       } else {
-        file.owner.finished(request, adjust(this.#calls, file, request, operation));
+        adjust(this.#calls, this.reactor, file, request, operation);
       }
     }
     if (this.waiting > 0) this.needKick();
@@ -78,20 +80,45 @@ export class PreadEngine extends Engine {
   }
 }
 
-/** Changes of a file's blocks, done at once: 0 or a negative errno. */
+/** Changes a file's blocks and finishes the request: long ranges in another thread, because tmpfs takes or gives back
+ * each of their pages meanwhile. */
 export function adjust(
   calls: Ffi,
+  reactor: Reactor,
   file: IoFile,
   request: IoRequest,
   operation: IoOperation,
-): number {
+): void {
+  const { descriptor, owner } = file;
   const { offset, length } = request;
   if (operation === IoOperation.prefetch) {
-    return -calls.posixFadvise(file.descriptor, offset, length, POSIX_FADV_WILLNEED);
+    const result = calls.posixFadvise(descriptor, offset, length, POSIX_FADV_WILLNEED);
+    owner.finished(request, -result);
+    return;
   }
+  const mode = FALLOCATE_MODE[operation]!;
+  if (length <= ADJUSTED_AT_ONCE) {
+    owner.finished(request, fallocate(calls, descriptor, mode, offset, length));
+    return;
+  }
+  calls.fallocateLater(descriptor, mode, offset, length, (result) => {
+    // Once more for the errno, which that thread took with it; what failed there fails here, and at once.
+    const again = result < 0 ? fallocate(calls, descriptor, mode, offset, length) : 0;
+    owner.finished(request, again);
+    reactor.settle();
+  });
+}
+
+/** 0 or a negative errno. */
+function fallocate(
+  calls: Ffi,
+  descriptor: number,
+  mode: number,
+  offset: number,
+  length: number,
+): number {
   for (;;) {
-    if (calls.fallocate(file.descriptor, FALLOCATE_MODE[operation]!, offset, length) === 0)
-      return 0;
+    if (calls.fallocate(descriptor, mode, offset, length) === 0) return 0;
     const errno = calls.errno();
     if (errno !== EINTR) return -errno;
   }

@@ -506,6 +506,30 @@ describe("holes", { skip: without }, () => {
     }
   }
 
+  test("long ranges are zeroed and given back in another thread, short ones at once", async () => {
+    const bytes = Buffer.alloc(16 * MIB, 0xaa);
+    await using disk = await Disk.open(image(bytes, inMemory), "pread");
+    const { discard, writeZeroes } = Operation;
+    const begin = (operation: Operation, offset: number, length: number) => {
+      let ended = false;
+      const status = disk.do({ operation, offset, length }).then((value) => {
+        ended = true;
+        return value;
+      });
+      return { status, ended: () => Promise.resolve().then(() => ended) };
+    };
+    const short = begin(discard, 0, 4096);
+    assert.equal(await short.ended(), true);
+    const long = [begin(writeZeroes, MIB, 4 * MIB), begin(discard, 8 * MIB, 4 * MIB)];
+    for (const { ended } of long) assert.equal(await ended(), false);
+    for (const { status } of long) assert.equal(await status, 0);
+    bytes
+      .fill(0, 0, 4096)
+      .fill(0, MIB, 5 * MIB)
+      .fill(0, 8 * MIB, 12 * MIB);
+    assert.ok((await disk.read(0, bytes.length)).equals(bytes));
+  });
+
   test("extents are those that qemu-img map sees", async () => {
     const path = image(8 * MIB);
     await using disk = await Disk.open(path);
