@@ -100,7 +100,11 @@ export function backendLife(register: BackendTest, options: BackendSuiteOptions)
     await frontend.become(1);
     await serves(bench);
   });
-  register(["4.6.1"], "tells of another size by sectors, then the same state again", resized);
+  register(
+    ["4.6.1", "3.4.resize"],
+    "tells of another size by sectors, then the same state again",
+    resized,
+  );
 }
 
 /** A whole life of an honest frontend. */

@@ -78,7 +78,9 @@ export function backendRules(register: BackendTest, options: BackendSuiteOptions
   );
   register(["1.9", "4.2.3", "4.2.4"], "refuses indirect requests that cannot be", (bench) =>
     each(bench, ({ indirect, offered }) => {
-      const inside = [BLKIF_OP_DISCARD, 4, 6, 77].map((operation) => indirect(operation, 0, 1));
+      const inside = [BLKIF_OP_DISCARD, BLKIF_OP_FLUSH_DISKCACHE, 4, 6, 77].map((operation) =>
+        indirect(operation, 0, 1),
+      );
       const counts = [0, offered + 1, 4097, 65535].map((count) =>
         Object.assign(indirect(BLKIF_OP_READ, 0, 1), { indirectSegmentCount: count }),
       );

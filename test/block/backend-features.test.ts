@@ -33,7 +33,7 @@ async function keyBecomes(frontend: ScriptedFrontend, key: string, value: string
 for (const operation of [BLKIF_OP_FLUSH_DISKCACHE, BLKIF_OP_WRITE_BARRIER]) {
   test(
     `a disk that cannot flush answers so to operation ${operation}, and neither flush nor barrier is offered any more`,
-    shows(["4.3.6"], async () => {
+    shows(["4.3.6", "4.3.1", "1.11"], async () => {
       await using at = await backendWorld({
         store: async (reactor) =>
           new LackingStore(await memoryStore(reactor), [Operation.flush], reactor),
@@ -41,6 +41,7 @@ for (const operation of [BLKIF_OP_FLUSH_DISKCACHE, BLKIF_OP_WRITE_BARRIER]) {
       const { frontend } = at;
       await frontend.connect(0);
       assert.equal(await frontend.backendKey("feature-flush-cache"), "1");
+      assert.equal(await frontend.backendKey("feature-barrier"), "1");
       assert.equal(await frontend.status(frontend.request(operation)), BLKIF_RSP_EOPNOTSUPP);
       await keyBecomes(frontend, "feature-flush-cache", "0");
       await keyBecomes(frontend, "feature-barrier", "0");
@@ -72,6 +73,10 @@ test(
     assert.equal(await frontend.status(discard()), BLKIF_RSP_EOPNOTSUPP);
     await keyBecomes(frontend, "feature-discard", "0");
     assert.equal(await frontend.status(discard()), BLKIF_RSP_EOPNOTSUPP);
+    await frontend.close();
+    await frontend.become(1);
+    await frontend.connect(0);
+    assert.equal(await frontend.backendKey("feature-discard"), "0", "nor to who comes next");
   }),
 );
 
