@@ -13,9 +13,12 @@ export interface Kickable {
 
 /** Rounds before the event loop gets its turn, so that no disk starves sockets, signals or its neighbours. */
 const ROUNDS_PER_TURN = 64;
+/** A round of large requests copies megabytes; time is looked at after every few rounds, because looking costs, too. */
+const TURN_MILLISECONDS = 2;
+const ROUNDS_PER_LOOK = 8;
 /** Settles that promises may bring about before the event loop gets its turn: one who awaits request after request never
  * leaves the microtask queue by himself. */
-const SETTLES_BY_PROMISES_PER_TURN = 256;
+const SETTLES_BY_PROMISES_PER_TURN = 64;
 
 export class Reactor {
   readonly #dirty: Kickable[] = [];
@@ -42,8 +45,13 @@ export class Reactor {
   settle(rounds: number = ROUNDS_PER_TURN): void {
     if (this.#settling) return;
     this.#settling = true;
+    let began = 0;
     try {
-      for (; this.#count > 0 && rounds > 0; rounds--) {
+      for (let round = 1; this.#count > 0 && round <= rounds; round++) {
+        if (round % ROUNDS_PER_LOOK === 0) {
+          if (began === 0) began = performance.now();
+          else if (performance.now() - began > TURN_MILLISECONDS) break;
+        }
         const end = this.#count;
         for (let i = 0; i < end; i++) this.#dirty[i]!.kick();
         this.#dirty.copyWithin(0, end, this.#count);
