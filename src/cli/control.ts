@@ -13,7 +13,8 @@ import { listenOnUnixSocket, probeUnixSocket } from "../io/unix-socket.ts";
 import { UsageError } from "./errors.ts";
 import { plain } from "./output.ts";
 
-const CONTROL_SOCKET = "control.sock";
+/** Its name in the server's folder. */
+export const CONTROL_SOCKET = "control.sock";
 /** A request is a word; who sends more is not one of ours. */
 const MAX_REQUEST_BYTES = 4096;
 /** The answer comes from the server's memory; it is slow only when its event loop is stuck. */

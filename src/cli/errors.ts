@@ -5,6 +5,7 @@
  */
 import { StoreError } from "../store/errors.ts";
 import { XenError } from "../xen/domain.ts";
+import { StoppedError } from "./signals.ts";
 
 /** Documented in docs/commands/index.md. */
 export const ExitCode = {
@@ -25,6 +26,7 @@ export class UsageError extends Error {
 
 export function exitCodeOf(error: unknown): number {
   if (error instanceof UsageError) return ExitCode.usage;
+  if (error instanceof StoppedError) return error.exitCode;
   const ours = error instanceof StoreError || error instanceof XenError;
   if (ours && error.code === "EINVAL") return ExitCode.usage;
   return ExitCode.failure;

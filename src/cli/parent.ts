@@ -12,6 +12,11 @@ export function startedByNpm(environment: NodeJS.ProcessEnv = process.env): bool
   return environment.npm_lifecycle_event !== undefined || environment.npm_command === "exec";
 }
 
+/** Whether bin/vbdkit.js, on a Node that is too old, started us in its place: it is no parent of ours to outlive. */
+export function startedByOlderNode(): boolean {
+  return process.env.VBDKIT_STARTED_BY === String(process.ppid);
+}
+
 /** Calls back once when our parent is gone, or (where the parent is only npm's shell) the parent's parent. */
 export function onOrphaned(callback: () => void): Disposable {
   const parent = process.ppid;

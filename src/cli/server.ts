@@ -4,19 +4,19 @@
  * Invariant: disposal goes backwards (no new clients, requests in flight end, flush, detach, remove sockets), also
  * where starting failed half-way.
  */
-import { writeFileSync } from "node:fs";
-import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { AttachedDisk, BackendLimits, FrontendLimits, Machine, NbdServer } from "../index.ts";
 import { formatNbdUri, type NbdAddress } from "../nbd/uri.ts";
 import type { EngineChoice, StoreSpec } from "../store/block-store.ts";
 import type { ServerStatistics } from "../trace/statistics.ts";
 import { catalogue, driverNames } from "./catalogue.ts";
-import { openControl } from "./control.ts";
+import { CONTROL_SOCKET, openControl } from "./control.ts";
 import { checkName, groupDisks } from "./disks.ts";
 import { UsageError } from "./errors.ts";
 import { backendKnobs, frontendKnobs } from "./knobs.ts";
+import { Leftovers } from "./leftovers.ts";
 import { keepPipesBlocking } from "./output.ts";
+import { checkPidfile, takePidfile } from "./pidfile.ts";
 import type { ServerInfo } from "./server-info.ts";
 import { pathOfSocket, takeInheritedSockets } from "./socket-activation.ts";
 import { statisticsOf } from "./statistics.ts";
@@ -26,7 +26,7 @@ import { packageVersion } from "./version.ts";
 export interface ServeOptions {
   unix?: string;
   port?: number;
-  ip: string;
+  ip?: string;
   readonly?: true;
   exportName?: string;
   pidfile?: string;
@@ -68,11 +68,16 @@ export async function startServer(
     throw new UsageError("the socket is the one in LISTEN_FDS: leave --unix and --port out");
   }
   if (inherited.length > 0) keepPipesBlocking();
+  if (options.ip !== undefined && options.port === undefined) {
+    throw new UsageError("--ip is the address for --port, which is not given");
+  }
+  if (options.pidfile !== undefined) checkPidfile(options.pidfile);
   const knobs = knobsOf(options);
   const specs = await parseDisks(words, options);
   const { Machine, NbdServer } = await import("../index.ts");
   const stack = new AsyncDisposableStack();
   try {
+    const leftovers = stack.use(new Leftovers(options.machine));
     const machine = stack.use(
       await Machine.start({
         ...(options.machine === undefined ? {} : { directory: options.machine }),
@@ -86,6 +91,8 @@ export async function startServer(
         },
       }),
     );
+    leftovers.addFolder(machine.directory);
+    leftovers.addSocket(machine.xenstoreSocket);
     const disks: ServedDisk[] = [];
     for (const [index, { text, spec }] of specs.entries()) {
       const vdev = vdevAt(options.vdev, index);
@@ -105,6 +112,7 @@ export async function startServer(
       inherited.length > 0
         ? await listenOn(nbd, inherited)
         : await listen(nbd, options, machine.directory);
+    if (inherited.length === 0 && "path" in address) leftovers.addSocket(address.path);
     const server = new RunningServer(machine, disks, address, stack, inherited.length > 0);
     stack.use(
       await openControl(machine.directory, {
@@ -112,11 +120,8 @@ export async function startServer(
         stats: () => server.statistics(),
       }),
     );
-    if (options.pidfile !== undefined) {
-      const { pidfile } = options;
-      writeFileSync(pidfile, `${process.pid}\n`);
-      stack.defer(() => rm(pidfile, { force: true }));
-    }
+    leftovers.addSocket(join(machine.directory, CONTROL_SOCKET));
+    if (options.pidfile !== undefined) stack.use(takePidfile(options.pidfile));
     return server;
   } catch (error) {
     await stack.disposeAsync();
@@ -126,7 +131,7 @@ export async function startServer(
 
 /** Listens where the options say, or else on a socket in the machine's folder. */
 async function listen(nbd: NbdServer, options: ServeOptions, folder: string): Promise<NbdAddress> {
-  const { unix = "-", ip, port } = options;
+  const { unix = "-", ip = "127.0.0.1", port } = options;
   const path = unix === "-" ? join(folder, "nbd.sock") : unix;
   return (await nbd.listen(port === undefined ? { path } : { host: ip, port })).address;
 }

@@ -15,6 +15,6 @@ const channel: MessageChannelEnd<ToBackend, FromBackend> = {
 process.on("message", (message) => channel.onmessage?.(message as ToBackend));
 process.on("disconnect", () => lost.abort());
 // A signal to the whole group (Ctrl-C) is the parent's to act on: it closes us when its requests have ended.
-for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => {});
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => {});
 await hostBackend(channel, lost.signal);
 if (process.connected) process.disconnect?.();

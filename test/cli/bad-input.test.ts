@@ -102,6 +102,19 @@ describe("a mistake gets one clear line and an exit code", { concurrency: 2 }, (
       failure,
     ],
     [
+      "a port and a socket",
+      ["serve", "-p", "0", "-U", "s", "memory", "1M"],
+      /--port.*--unix/,
+      usage,
+    ],
+    ["an address without a port", ["serve", "-i", "::1", "memory", "1M"], /--ip.*--port/, usage],
+    [
+      "JSON beside a command",
+      ["serve", "--json", "--run", ":", "memory", "1M"],
+      /--json.*--run/,
+      usage,
+    ],
+    [
       "an export name for two disks",
       ["serve", "-e", "x", "good.img", "memory", "1M"],
       /export/,

@@ -1,12 +1,14 @@
 /** `vbdkit serve`: the options, and the order of things from start to the last lock released. */
+import { resolve } from "node:path";
 import { Command, InvalidArgumentError, Option } from "commander";
-import { parseSize } from "../../util/size.ts";
+import { formatSize, parseSize } from "../../util/size.ts";
 import { banner } from "../banner.ts";
 import { knobHelp } from "../knobs.ts";
 import { onClosedPipe, print, printJson } from "../output.ts";
-import { onOrphaned, startedByNpm } from "../parent.ts";
+import { onOrphaned, startedByNpm, startedByOlderNode } from "../parent.ts";
+import { Patience } from "../patience.ts";
 import { runCommand } from "../run-command.ts";
-import { type ServeOptions, startServer } from "../server.ts";
+import type { ServeOptions } from "../server.ts";
 import { StopSignal } from "../signals.ts";
 
 /** What `npm start` serves when nothing is named. */
@@ -22,8 +24,12 @@ export function serveCommand(): Command {
       "-U, --unix <SOCKET>",
       "NBD on this Unix socket; - is one in a private folder (default)",
     )
-    .option("-p, --port <PORT>", "NBD on this TCP port; 0 takes a free one", integer(0, 65535))
-    .option("-i, --ip <ADDRESS>", "the address for --port", "127.0.0.1")
+    .addOption(
+      new Option("-p, --port <PORT>", "NBD on this TCP port; 0 takes a free one")
+        .argParser(integer(0, 65535))
+        .conflicts("unix"),
+    )
+    .option("-i, --ip <ADDRESS>", "the address for --port (default: 127.0.0.1)")
     .option(
       "-e, --export-name <NAME>",
       'NBD export name (default "", or the vdev for several disks)',
@@ -68,7 +74,7 @@ export function serveCommand(): Command {
     .option("--run <COMMAND>", "run a shell command, end with it and with its exit code")
     .option("-P, --pidfile <FILE>", "write the process id there once it serves")
     .option("--exit-with-parent", "end when the parent ends (always so under npm and npx)")
-    .option("--json", "print what is served as JSON")
+    .addOption(new Option("--json", "print what is served as JSON").conflicts("run"))
     .option("--verbose", "what the backends do, and stack traces")
     .addHelpText("after", () => `\n${knobHelp()}\n${examples}`);
   return command.action((words: string[], options: ServeOptions) => serve(words, options));
@@ -77,7 +83,7 @@ export function serveCommand(): Command {
 const examples = `
 Without a DISK it serves disk.img of this folder, made sparse (1 GiB) if it is not there.
 --run has $uri, $unixsocket, $nbd, $port, $XENSTORED_PATH and $VBDKIT_MACHINE.
-Ctrl-C ends requests in flight, flushes, detaches and removes the sockets; twice ends at once.
+Ctrl-C ends requests in flight, flushes, detaches and removes the sockets; once more, a second later, ends at once.
 
 Examples:
   vbdkit serve disk.img
@@ -95,15 +101,21 @@ async function serve(words: string[], options: ServeOptions): Promise<void> {
   onClosedPipe(() => {});
   using stop = new StopSignal();
   using _orphaned =
-    options.exitWithParent || startedByNpm()
+    options.exitWithParent || startedByNpm() || startedByOlderNode()
       ? onOrphaned(() => stop.stop("the parent ended"))
       : undefined;
   if (words.length === 0) {
     const { makeSparse } = await import("../sparse-file.ts");
-    await makeSparse(DEFAULT_DISK.path, DEFAULT_DISK.bytes);
+    if (await makeSparse(DEFAULT_DISK.path, DEFAULT_DISK.bytes)) {
+      const size = formatSize(DEFAULT_DISK.bytes);
+      process.stderr.write(`vbdkit: note: made ${resolve(DEFAULT_DISK.path)}, ${size} of holes\n`);
+    }
   }
   const disks = words.length === 0 ? [DEFAULT_DISK.path] : words;
+  using patience = new Patience(stop.signal);
+  const { startServer } = await import("../server.ts");
   await using server = await startServer(disks, options, stop.signal);
+  patience.server = server;
   if (options.run !== undefined) {
     process.exitCode = await runCommand(options.run, server.environment(), stop.signal);
     return;
