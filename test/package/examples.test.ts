@@ -11,8 +11,8 @@ const root = join(import.meta.dirname, "../..");
 describe("examples", { concurrency: 2 }, () => {
   for (const example of globSync("examples/*.ts", { cwd: root }).sort()) {
     test(`${example} runs and prints something`, async () => {
-      const words = ["--conditions=vbdkit-source", join(root, example)];
-      const child = spawn(process.execPath, words, { cwd: root, env: cleanEnvironment() });
+      const words = ["run", "--silent", "example", "--", example];
+      const child = spawn("npm", words, { cwd: root, env: cleanEnvironment() });
       const outcome = await finished(child);
       assert.equal(outcome.stderr, "");
       assert.equal(outcome.code, 0);

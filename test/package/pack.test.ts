@@ -5,7 +5,7 @@
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { existsSync } from "node:fs";
-import { cp, mkdir, readFile, rename, rm, symlink, writeFile } from "node:fs/promises";
+import { cp, mkdir, readFile, rename, rm, symlink, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { promisify } from "node:util";
@@ -14,7 +14,9 @@ import { cleanEnvironment, type TemporaryFolder, temporaryFolder } from "../supp
 const root = join(import.meta.dirname, "../..");
 const modules = join(root, "node_modules");
 /** What goes into the tarball, and what it is built with. */
-const sources = ["bin", "src", "LICENSE", "README.md", "package.json", ".npmrc"].concat(
+const sources = ["bin", "src", "docs", "examples", "LICENSE", "README.md", "CHANGELOG.md"].concat(
+  "package.json",
+  ".npmrc",
   "tsconfig.json",
   "tsconfig.build.json",
 );
@@ -69,6 +71,20 @@ describe("the published package", () => {
     for (const name of ["src", "test", "scripts"]) {
       assert.ok(!existsSync(join(installed, name)), name);
     }
+  });
+
+  test("has what its README links to, and runs the README's lines", async () => {
+    const installed = join(home, "node_modules/vbdkit");
+    const readme = await readFile(join(installed, "README.md"), "utf8");
+    const links = [...readme.matchAll(/\]\(([^)]+)\)/g)].map((match) => match[1]!);
+    assert.ok(links.length > 0);
+    for (const link of links) assert.ok(existsSync(join(installed, link)), link);
+    const lines = /^```ts\n([\s\S]*?)^```$/m.exec(readme)![1]!;
+    await writeFile(join(home, "disk.mts"), lines);
+    await writeFile(join(home, "disk.img"), "");
+    await truncate(join(home, "disk.img"), 2 ** 20);
+    const printed = await run(process.execPath, ["disk.mts"], home);
+    assert.match(printed, /^XENSTORED_PATH=\S+ xenstore-ls -f\n\{\n {2}protocol/);
   });
 
   test("its types serve a consumer", async () => {

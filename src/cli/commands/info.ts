@@ -27,7 +27,7 @@ export function infoCommand(): Command {
       "[DRIVER] NAME [key=value ...], an NBD URI, or a running server's folder",
     )
     .usage("[OPTION...] DISK|URI|FOLDER")
-    .option("--filter <NAME>", "look through a filter or format; the first is outermost", collect)
+    .option("--filter <NAME>", "look through a filter; the first is outermost", collect)
     .option("--machine <DIR>", "the folder of a running server (default: $VBDKIT_MACHINE)")
     .option("--map", "list the extents")
     .option("--json", "print JSON")
@@ -40,7 +40,7 @@ negotiated and for its counters, read now from ring pages and grant table.
 Examples:
   vbdkit info disk.img
   vbdkit info --map --json disk.img
-  vbdkit info --filter qcow2 golden.qcow2
+  vbdkit info --filter cow golden.img
   vbdkit info nbd://localhost/export
   vbdkit info /tmp/vbdkit-x1y2z3
 `,

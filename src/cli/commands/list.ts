@@ -14,7 +14,7 @@ export function driversCommand(): Command {
 export function filtersCommand(): Command {
   return listCommand(
     "filter",
-    "what may stand before a disk: filters and formats, or the parameters of one",
+    "what may stand before a disk: the filters, or the parameters of one",
   );
 }
 

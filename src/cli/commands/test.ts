@@ -41,7 +41,7 @@ export function testCommand(): Command {
     )
     .argument("[DISK...]", "[DRIVER] NAME [key=value ...]")
     .usage("[store|backend|frontend] [OPTION...] DISK")
-    .option("--filter <NAME>", "put a filter or format before it; the first is outermost", collect)
+    .option("--filter <NAME>", "put a filter before it; the first is outermost", collect)
     .option("--overwrite", "the disk's first MiB may be destroyed")
     .addOption(
       new Option("--reporter <NAME>", "how outcomes are printed")
