@@ -66,6 +66,50 @@ describe("xenstore", () => {
     assert.equal(code, 1);
   });
 
+  test("every word and option of Debian's does what Debian's does", async () => {
+    const cases: [string, ...string[]][] = [
+      ["write", "/w/a", "one", "/w/b", "t\\two", "/w/deep/er/est", "3"],
+      ["write", "-R", "/w/raw", "a\\tb"],
+      ["read", "/w/a", "/w/b", "/w/raw"],
+      ["read", "-p", "/w/a", "/w/b"],
+      ["read", "-R", "/w/b"],
+      ["read", "-p", "-R", "/w/a", "/w/b"],
+      ["read", "/w/a", "/w/none"],
+      ["list", "/w", "/local"],
+      ["list", "-p", "/w", "/local"],
+      ["list", "/w/a"],
+      ["list", "/none"],
+      ["exists", "/w/a"],
+      ["exists", "/none"],
+      ["exists", "/w/a", "/none"],
+      ["exists", "/none", "/w/a"],
+      ["chmod", "-r", "/w", "n1", "r2"],
+      ["chmod", "-u", "/w/deep/er", "n0", "b3"],
+      ["chmod", "/none", "n0"],
+      ["ls", "-f", "-p"],
+      ["rm", "/none"],
+      ["rm", "-t", "/w/deep/er/est"],
+      ["rm", "-t", "/w/a", "/w/b"],
+      ["ls", "/w"],
+      ["rm", "/w/raw", "/w"],
+      ["ls", "/w"],
+    ];
+    const outcomes: string[][] = [[], []];
+    for (const [tool, ...words] of cases) {
+      const { stdout, status } = spawnSync(`xenstore-${tool}`, words, {
+        encoding: "utf8",
+        env: { ...process.env, XENSTORED_PATH: served.info.xenstoreSocket },
+      });
+      outcomes[0]!.push(`${tool} ${words.join(" ")}\n${stdout}${status}`);
+    }
+    for (const [tool, ...words] of cases) {
+      const all = ["xenstore", "-s", served.info.directory, tool, ...words];
+      const { stdout, code } = await vbdkit(all);
+      outcomes[1]!.push(`${tool} ${words.join(" ")}\n${stdout}${code}`);
+    }
+    assert.deepEqual(outcomes[1], outcomes[0]);
+  });
+
   test("chmod sets what xenstore-ls -p shows", async () => {
     await ours("write", "/shown", "x");
     await ours("chmod", "/shown", "n0", "r1", "b3");

@@ -1,5 +1,5 @@
 /**
- * `vbdkit xenstore`: Debian's xenstore-ls, -read, -write, -rm, -watch, -chmod and -list over the socket of a
+ * `vbdkit xenstore`: Debian's xenstore-ls, -list, -read, -exists, -write, -rm, -chmod and -watch over the socket of a
  * running server, with their output (tools/xenstore/xenstore_client.c), for machines that do not have them.
  */
 import { existsSync } from "node:fs";
@@ -7,13 +7,13 @@ import { join } from "node:path";
 import { Command, type OptionValues } from "commander";
 import type { XenStore, XenStorePermission } from "../../xen/domain.ts";
 import type { XenStoreClient } from "../../xen/xenstore/index.ts";
-import { UsageError } from "../errors.ts";
+import { ExitCode, UsageError } from "../errors.ts";
 import { print } from "../output.ts";
 import { escapeValue, listedName, listedPath, unescapeValue } from "../xenstore-text.ts";
 
 export function xenstoreCommand(): Command {
   const group = new Command("xenstore")
-    .description("look into a xenstore: ls, list, read, write, rm, chmod, watch")
+    .description("look into a xenstore: ls, list, read, exists, write, rm, chmod, watch")
     .option("-s, --socket <SOCKET>", "the xenstore's socket, or the folder of a running server")
     .addHelpText(
       "after",
@@ -46,32 +46,47 @@ Examples:
   )
     .option("-f, --full", "the whole path of every node")
     .option("-p, --permissions", "permissions too");
-  add("list <PATH...>", "the names of the children", async (store, paths) => {
+  add("list <PATH...>", "the names of the children", async (store, paths, { paths: whole }) => {
     for (const path of paths) {
-      for (const name of (await store.list(path)) ?? missing(path)) print(name);
+      for (const name of (await store.list(path)) ?? missing(path)) {
+        print(whole ? below(path, name) : name);
+      }
     }
-  });
-  add("read <PATH...>", "values", async (store, paths) => {
+  }).option("-p, --paths", "whole paths");
+  add("read <PATH...>", "values", async (store, paths, { paths: shown, raw }) => {
     for (const path of paths) {
       const value = (await store.readBytes(path)) ?? missing(path);
-      const name = paths.length > 1 ? `${path}: ` : "";
-      print(name + escapeValue(value));
+      if (shown) process.stdout.write(`${path}: `);
+      if (raw) process.stdout.write(value);
+      else print(escapeValue(value));
     }
-  });
-  add("write <PATH> <VALUE> [MORE...]", "writes values, all in one transaction", writeAll);
-  add("rm <PATH...>", "removes nodes and what is below them", async (store, paths) => {
+  })
+    .option("-p, --paths", "the path before each value")
+    .option("-R, --raw", "the bytes as they are, and no line's end");
+  add("exists <PATH...>", "tells by its exit code whether all are there", async (store, paths) => {
     for (const path of paths) {
-      if ((await store.readBytes(path)) === undefined) missing(path);
-      await store.remove(path);
+      if ((await store.readBytes(path)) === undefined) process.exitCode = ExitCode.failure;
     }
   });
   add(
+    "write <PATH> <VALUE> [MORE...]",
+    "writes values, all in one transaction",
+    (store, words, { raw }) =>
+      writeAll(store, words, raw ? (word) => Buffer.from(word) : unescapeValue),
+  ).option("-R, --raw", "a backslash is a backslash");
+  add("rm <PATH...>", "removes nodes and what is below them", removeAll).option(
+    "-t, --tidy",
+    "their parents too, where that leaves them empty",
+  );
+  add(
     "chmod <PATH> <PERMISSION...>",
     "sets permissions: n0 (owner 0, nobody else), r1, w2, b3",
-    async (store, [path, ...words]) => {
-      await store.setPermissions(path!, words.map(parsePermission));
+    async (store, [path, ...words], options) => {
+      await changePermissions(store, path!, words.map(parsePermission), options);
     },
-  );
+  )
+    .option("-r, --recursive", "of what is below it too")
+    .option("-u, --upto", "of its parents too");
   add("watch <PATH...>", "prints what changes, until stopped", watch).option(
     "-n, --count <N>",
     "end after N events",
@@ -108,7 +123,7 @@ async function list(
   // A node that goes away while we look is no error; one that never was is.
   if (names === undefined) return depth === 0 ? missing(path) : undefined;
   for (const name of names) {
-    const child = path === "/" ? `/${name}` : `${path}/${name}`;
+    const child = below(path, name);
     const value = await store.readBytes(child);
     const access = options.permissions ? await store.getPermissions(child) : undefined;
     const permissions = access?.map(permission).join(",");
@@ -126,11 +141,53 @@ function listWidth(): number {
   return process.stdout.isTTY ? process.stdout.columns - 2 : 80;
 }
 
-async function writeAll(store: XenStore, words: string[]): Promise<void> {
+/** A node that is not there needs no removing. */
+async function removeAll(store: XenStore, paths: string[], options: OptionValues): Promise<void> {
+  for (const path of paths) {
+    if ((await store.readBytes(path)) !== undefined) await store.remove(path);
+    let parent = parentOf(path);
+    while (options.tidy && parent !== undefined && (await store.list(parent))?.length === 0) {
+      await store.remove(parent);
+      parent = parentOf(parent);
+    }
+  }
+}
+
+async function changePermissions(
+  store: XenStore,
+  path: string,
+  permissions: XenStorePermission[],
+  options: OptionValues,
+): Promise<void> {
+  await store.setPermissions(path, permissions);
+  for (let up = options.upto ? parentOf(path) : undefined; up !== undefined; up = parentOf(up)) {
+    await store.setPermissions(up, permissions);
+  }
+  if (!options.recursive) return;
+  for (const name of (await store.list(path)) ?? []) {
+    await changePermissions(store, below(path, name), permissions, { recursive: true });
+  }
+}
+
+function below(path: string, name: string): string {
+  return path === "/" ? `/${name}` : `${path}/${name}`;
+}
+
+/** Undefined above "/a", as for the root itself. */
+function parentOf(path: string): string | undefined {
+  const slash = path.lastIndexOf("/");
+  return slash > 0 ? path.slice(0, slash) : undefined;
+}
+
+async function writeAll(
+  store: XenStore,
+  words: string[],
+  bytesOf: (word: string) => Uint8Array,
+): Promise<void> {
   if (words.length % 2 !== 0) throw new UsageError("write takes pairs: PATH VALUE");
   await store.transaction(async (operations) => {
     for (let i = 0; i < words.length; i += 2) {
-      await operations.write(words[i]!, unescapeValue(words[i + 1]!));
+      await operations.write(words[i]!, bytesOf(words[i + 1]!));
     }
   });
 }
