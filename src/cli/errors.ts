@@ -50,6 +50,10 @@ const systemMessages: Readonly<Record<string, string>> = {
   EROFS: "read-only file system",
 };
 
+export function systemMessage(error: NodeJS.ErrnoException): string {
+  return systemMessages[error.code ?? ""] ?? error.message;
+}
+
 /** One line that names the thing and what is wrong with it. */
 export function messageOf(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
@@ -64,7 +68,7 @@ export function messageOf(error: unknown): string {
 }
 
 /** Says on standard error what went wrong and sets the exit code. */
-export function report(error: unknown, verbose: boolean): void {
+export function report(error: unknown, verbose = false): void {
   process.stderr.write(`vbdkit: ${messageOf(error)}\n`);
   if (verbose && error instanceof Error) {
     process.stderr.write(`${error.stack}\n`);

@@ -1,5 +1,6 @@
 /** What commands print: text, tables, plain data as indented fields, JSON. Colour is the terminal's, never a pipe's. */
 import { type InspectColor, styleText } from "node:util";
+import { ExitCode, report, systemMessage } from "./errors.ts";
 
 /** Colours only where standard output is a terminal and NO_COLOR is not set. */
 export function paint(colour: InspectColor, text: string): string {
@@ -20,13 +21,16 @@ export function plain(_key: string, value: unknown): unknown {
 }
 
 /** What to do when whoever reads our standard output has gone: `| head -1` (EPIPE), a terminal that was closed (EIO).
- * Nothing is said in any case. */
+ * Nothing is said in any case. What cannot be written for another reason (a full disk) ends the process with a line. */
 export function onClosedPipe(act: () => void): void {
   for (const stream of [process.stdout, process.stderr]) {
     stream.removeAllListeners("error");
     stream.on("error", (error: NodeJS.ErrnoException) => {
-      if (error.code !== "EPIPE" && error.code !== "EIO") throw error;
-      act();
+      if (error.code === "EPIPE" || error.code === "EIO") return act();
+      // A server goes on without its log.
+      if (stream === process.stderr) return;
+      report(new Error(`standard output: ${systemMessage(error)}`));
+      process.exit(ExitCode.failure);
     });
   }
 }
@@ -70,6 +74,7 @@ export function fields(data: object, indent = ""): string {
         nested.push(`${indent}${label} ${index}`, fields(item as object, `${indent}  `));
       }
     } else if (typeof list === "object" && list !== null) {
+      if (Object.keys(list).length === 0) continue;
       nested.push(`${indent}${label}`, fields(list as object, `${indent}  `));
     } else simple.push([label, scalar(list)]);
   }

@@ -4,7 +4,7 @@
  * Invariant: disposal goes backwards (no new clients, requests in flight end, flush, detach, remove sockets), also
  * where starting failed half-way.
  */
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import type { AttachedDisk, BackendLimits, FrontendLimits, Machine, NbdServer } from "../index.ts";
 import { formatNbdUri, type NbdAddress } from "../nbd/uri.ts";
 import type { EngineChoice, StoreSpec } from "../store/block-store.ts";
@@ -80,8 +80,9 @@ export async function startServer(
     const leftovers = stack.use(new Leftovers(options.machine));
     const machine = stack.use(
       await Machine.start({
-        ...(options.machine === undefined ? {} : { directory: options.machine }),
-        ...(options.xenstore === undefined ? {} : { xenstoreSocket: options.xenstore }),
+        // Whoever is told of them may be in another folder.
+        ...(options.machine === undefined ? {} : { directory: resolve(options.machine) }),
+        ...(options.xenstore === undefined ? {} : { xenstoreSocket: resolve(options.xenstore) }),
         ontrace: ({ kind, message }) => {
           // A ring that was halted or a device that failed is told in any case: somebody's disk stands still.
           const grave = kind === "halted" || kind === "failed";
@@ -132,7 +133,7 @@ export async function startServer(
 /** Listens where the options say, or else on a socket in the machine's folder. */
 async function listen(nbd: NbdServer, options: ServeOptions, folder: string): Promise<NbdAddress> {
   const { unix = "-", ip = "127.0.0.1", port } = options;
-  const path = unix === "-" ? join(folder, "nbd.sock") : unix;
+  const path = unix === "-" ? join(folder, "nbd.sock") : resolve(unix);
   return (await nbd.listen(port === undefined ? { path } : { host: ip, port })).address;
 }
 

@@ -75,6 +75,16 @@ describe("a well-behaved program", { concurrency: 2 }, () => {
     assert.equal(stderr, "");
   });
 
+  test("says in a line that its output could not be written", () => {
+    const command = `"${process.execPath}" "${program}" serve --help > /dev/full`;
+    const { stderr, status } = spawnSync("sh", ["-c", command], {
+      encoding: "utf8",
+      env: cleanEnvironment(),
+    });
+    assert.equal(stderr, "vbdkit: standard output: no space left\n");
+    assert.equal(status, 1);
+  });
+
   test("colours nothing in a pipe, colours when forced, and not under NO_COLOR", async () => {
     const sequence = "\u001b[";
     assert.ok(!(await vbdkit(["help", "file"])).stdout.includes(sequence));

@@ -1,7 +1,7 @@
 /** `vbdkit info`: a disk nobody serves, and a running server found by folder, socket, URI, option and environment. */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { open, stat } from "node:fs/promises";
+import { open, stat, writeFile } from "node:fs/promises";
 import { connect } from "node:net";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
@@ -29,6 +29,34 @@ test("info of a sparse file tells size, blocks and extents", async () => {
   assert.match((await vbdkit(["info", image])).stdout, /size +1 MiB \(1048576 bytes\)/);
   const { stdout: map } = await vbdkit(["info", "--map", image]);
   assert.match(map, /^ *262144 +65536 +0 +data$/m);
+});
+
+test("info says what the disk is, not how it was opened, beside a server that writes to it", async () => {
+  await using folder = await temporaryFolder();
+  const image = folder.file("a.img");
+  await writeFile(image, Buffer.alloc(4096));
+  await using served = await serve(["-r", "-U", folder.file("a.sock"), image]);
+  assert.match((await vbdkit(["info", served.info.uri])).stdout, /read-only +yes/);
+  assert.match((await vbdkit(["info", "memory", "1M"])).stdout, /read-only +no/);
+  const { stdout, stderr } = await vbdkit(["info", image]);
+  assert.match(stdout, /read-only +no/);
+  assert.equal(stderr, "");
+  const socket = await vbdkit(["info", folder.file("a.sock")]);
+  assert.match(socket.stderr, /a\.sock: is a socket; .*nbd\+unix:\/\/\/\?socket=\/.*\n$/);
+  assert.equal(socket.code, 2);
+  const map = await vbdkit(["info", "--map", served.info.directory]);
+  assert.match(map.stderr, /^vbdkit: --map is of a disk: .*a\.sock'?\n$/);
+});
+
+test("info of an image that a server has locked for writing", async () => {
+  await using folder = await temporaryFolder();
+  const image = folder.file("a.img");
+  await writeFile(image, Buffer.alloc(4096));
+  await using _served = await serve([image]);
+  const { stdout, stderr, code } = await vbdkit(["info", image]);
+  assert.equal(stderr, "");
+  assert.match(stdout, /read-only +no/);
+  assert.equal(code, 0);
 });
 
 describe("info of a running server", { concurrency: 2 }, () => {
@@ -73,6 +101,11 @@ describe("info of a running server", { concurrency: 2 }, () => {
     const { stdout } = await vbdkit(["info", served.info.directory]);
     assert.match(stdout, /^vbdkit \d.*, process \d+$/m);
     assert.match(stdout, /ring pages +\d/);
+    assert.match(stdout, /export +\(default\)/);
+    assert.ok(stdout.split("\n").length < 50, "brief");
+    const { stdout: long } = await vbdkit(["info", "--verbose", served.info.directory]);
+    assert.match(long, /offered/);
+    assert.ok(long.length > 2 * stdout.length);
   });
 
   test("asks a socket that only we may open, and that answers nonsense with an error", async () => {

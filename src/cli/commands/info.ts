@@ -1,6 +1,10 @@
 /** `vbdkit info`: a disk that nobody serves, opened for a moment; or a running server, asked over its control socket. */
+import { statSync } from "node:fs";
+import { access, constants } from "node:fs/promises";
+import { resolve } from "node:path";
 import { Command } from "commander";
-import type { BlockStore, Extent } from "../../store/block-store.ts";
+import type { BlockStore, BlockStoreInfo, Extent, StoreSpec } from "../../store/block-store.ts";
+import { quote } from "../../util/quote.ts";
 import { formatSize } from "../../util/size.ts";
 import { driverNames } from "../catalogue.ts";
 import { ask, findMachine } from "../control.ts";
@@ -13,6 +17,7 @@ import type { ServerInfo } from "../server-info.ts";
 const MAX_RUNS = 100_000;
 
 interface InfoOptions {
+  verbose?: true;
   filter?: string[];
   machine?: string;
   map?: true;
@@ -31,6 +36,7 @@ export function infoCommand(): Command {
     .option("--machine <DIR>", "the folder of a running server (default: $VBDKIT_MACHINE)")
     .option("--map", "list the extents")
     .option("--json", "print JSON")
+    .option("--verbose", "every counter of a running server; and stack traces")
     .addHelpText(
       "after",
       `
@@ -53,22 +59,58 @@ async function info(words: string[], options: InfoOptions): Promise<void> {
     options.machine ??
     (words.length === 1 ? findMachine(words[0]!) : undefined) ??
     (words.length === 0 ? process.env.VBDKIT_MACHINE : undefined);
-  if (machine !== undefined && options.map === undefined) {
+  if (machine !== undefined && (options.map === undefined || !isUri(words))) {
     const server = await ask<ServerInfo>(machine, "info");
+    if (options.map) {
+      const uris = server.disks.map(({ uri }) => quote(uri)).join(", ");
+      throw new UsageError(`--map is of a disk: instead of the server, name ${uris}`);
+    }
     if (options.json) printJson(server);
-    else print(describeServer(server));
+    else print(describeServer(server, options.verbose === true));
     return;
   }
   if (words.length === 0) {
     throw new UsageError("info needs a disk, an NBD URI or the folder of a running server");
   }
   checkName(words, driverNames());
+  refuseSocket(words[0]!);
   const { openStore, parseDisk } = await import("../../index.ts");
-  await using store = await openStore(parseDisk(words, options.filter ?? []), { readOnly: true });
+  const spec = parseDisk(words, options.filter ?? []);
+  const { disk, readOnly } = asItIs(spec);
+  await using store = await openStore(disk, { readOnly });
   const { map, ...extents } = await summarize(store);
-  const facts = { disk: words.join(" "), ...store.info, extents };
-  if (options.json) printJson(options.map ? { ...facts, map } : facts);
-  else print(options.map ? describeMap(map) : describeStore(facts.disk, store, extents));
+  const facts = { ...store.info, ...(await factsOf(spec)) };
+  const described = { disk: words.join(" "), ...facts, extents };
+  if (options.json) printJson(options.map ? { ...described, map } : described);
+  else print(options.map ? describeMap(map) : describeStore(described.disk, facts, extents));
+}
+
+/** The disk as info opens it: a file for reading beside those who write to it, anything else as a guest would have it,
+ * to learn whether it may be written. */
+function asItIs(spec: StoreSpec): { disk: StoreSpec; readOnly: boolean } {
+  if (spec.driver !== "file") return { disk: spec, readOnly: spec.filters.length > 0 };
+  return { disk: { ...spec, parameters: { shared: "on", ...spec.parameters } }, readOnly: true };
+}
+
+/** What a file is, where we opened it for reading alone: whether it could discard is not known then. */
+async function factsOf({ driver, parameters, filters }: StoreSpec) {
+  if (driver !== "file" || filters.length > 0) return {};
+  const readOnly = await access(parameters.file!, constants.W_OK).then(
+    () => false,
+    () => true,
+  );
+  return { readOnly, discard: undefined };
+}
+
+function isUri(words: readonly string[]): boolean {
+  return words.length === 1 && /^nbds?\+unix:/.test(words[0]!);
+}
+
+/** A socket that is in no server's folder tells nothing of itself. */
+function refuseSocket(name: string): void {
+  if (statSync(name, { throwIfNoEntry: false })?.isSocket() !== true) return;
+  const uri = quote(`nbd+unix:///?socket=${encodeURI(resolve(name))}`);
+  throw new UsageError(`${name}: is a socket; if an NBD server listens there, say ${uri}`);
 }
 
 interface Extents {
@@ -104,15 +146,15 @@ async function summarize(store: BlockStore): Promise<Extents & { map: Extent[] }
   return sums;
 }
 
-function describeStore(disk: string, store: BlockStore, extents: Extents): string {
-  const { size, engine, block, discard, native, ...rest } = store.info;
+function describeStore(disk: string, info: BlockStoreInfo, extents: Extents): string {
+  const { size, engine, block, discard, native, ...rest } = info;
   const part = (bytes: number) => `${formatSize(bytes)}`;
   const rows = [
     ["size", `${formatSize(size)} (${size} bytes)`],
     ["engine", engine ?? "none"],
     ["read-only", rest.readOnly ? "yes" : "no"],
     ["blocks", `${part(block.minimum)} to ${part(block.maximum)}, best ${part(block.preferred)}`],
-    ["discard", discard === undefined ? "no" : `in units of ${part(discard.granularity)}`],
+    ...(discard === undefined ? [] : [["discard", `in units of ${part(discard.granularity)}`]]),
     ["does itself", [...native].join(", ") || "reads and writes"],
     ["shareable", rest.shareable ? "yes" : "no"],
     [
@@ -135,19 +177,26 @@ function describeMap(map: readonly Extent[]): string {
     .join("\n");
 }
 
-function describeServer(server: ServerInfo): string {
-  const { disks, ...head } = server;
+function describeServer({ disks, ...server }: ServerInfo, verbose: boolean): string {
+  const { version, pid, directory, xenstoreSocket, uptimeSeconds } = server;
   const parts = [
-    paint("bold", `vbdkit ${server.version}, process ${server.pid}`),
-    fields(head, "  "),
+    paint("bold", `vbdkit ${version}, process ${pid}`),
+    fields({ folder: directory, xenstoreSocket, uptimeSeconds }, "  "),
   ];
-  for (const { attachment, store, vdev, ...disk } of disks) {
+  for (const { attachment, store, vdev, uri, disk, export: name } of disks) {
+    const { backend, negotiated, ring, frontend } = attachment;
+    const facts = { disk, size: formatSize(store.size), export: name || "(default)", uri };
+    const { negotiated: offered, ...ofBackend } = backend;
+    const { link, frontendPath, backendPath } = attachment;
+    const long = { ...attachment, vdev: undefined, backend: { offered, ...ofBackend } };
+    const brief = { link, frontendPath, backendPath, negotiated, ring };
+    const counted = { statistics: backend.statistics, grants: frontend.grants };
     parts.push(
       paint("bold", vdev),
-      fields({ ...disk, size: formatSize(store.size) }, "  "),
-      fields(attachment, "  "),
+      fields({ ...facts, ...(verbose ? long : { ...brief, ...counted }) }, "  "),
     );
   }
+  if (!verbose) parts.push("More with --verbose.");
   return parts.join("\n");
 }
 
