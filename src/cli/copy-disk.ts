@@ -17,6 +17,8 @@ export interface CopyOptions {
   /** The destination reads as zeroes already. */
   readonly targetIsZero: boolean;
   readonly signal: AbortSignal;
+  /** Told that the source cannot list its extents, so that everything is read. */
+  readonly onunlisted: (error: Error) => void;
   /** Bytes of the source that are dealt with. */
   readonly onprogress: (done: number) => void;
 }
@@ -35,7 +37,7 @@ export async function copyDisk(
 ): Promise<{ copied: number }> {
   const stop = new AbortController();
   const signal = AbortSignal.any([options.signal, stop.signal]);
-  const pieces = piecesOf(source, target, signal);
+  const pieces = piecesOf(source, target, signal, options.onunlisted);
   let copied = 0;
   let done = 0;
   const work = async () => {
@@ -63,12 +65,24 @@ export async function copyDisk(
 }
 
 /** The source cut where its extents change, on the blocks of both sides: a block that is partly data is data. */
-async function* piecesOf(source: Disk, target: Disk, signal: AbortSignal): AsyncGenerator<Piece> {
+async function* piecesOf(
+  source: Disk,
+  target: Disk,
+  signal: AbortSignal,
+  onunlisted: (error: Error) => void,
+): AsyncGenerator<Piece> {
   const { size } = source.info;
   const unit = Math.max(source.info.block.minimum, target.info.block.minimum);
   let begin = 0;
-  for await (const extent of source.extents(0, size, signal)) {
-    const { offset, length, zero } = extent;
+  const extents = source.extents(0, size, signal)[Symbol.asyncIterator]();
+  for (;;) {
+    const extent = await extents.next().catch((error: Error) => {
+      signal.throwIfAborted();
+      onunlisted(error);
+      return { done: true as const };
+    });
+    if (extent.done) break;
+    const { offset, length, zero } = extent.value;
     const end = offset + length === size ? size : Math.floor((offset + length) / unit) * unit;
     const start = zero ? Math.ceil(offset / unit) * unit : end;
     if (end <= begin || (zero && end <= start)) continue;

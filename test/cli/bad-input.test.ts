@@ -82,12 +82,7 @@ describe("a mistake gets one clear line and an exit code", { concurrency: 2 }, (
     ["info of nothing", ["info"], /info needs a disk/, usage],
     ["a shell that is none", ["completion", "tcsh"], /tcsh.*bash/, usage],
     ["a copy to nowhere", ["copy", "good.img"], /missing required argument 'DESTINATION'/, usage],
-    [
-      "a copy onto another size",
-      ["copy", "good.img", "small.img"],
-      /small\.img: is 4 KiB/,
-      failure,
-    ],
+    ["a copy onto another size", ["copy", "good.img", "small.img"], /small\.img is 4 KiB/, failure],
     ["a copy onto itself", ["copy", "good.img", "good.img"], /good\.img/, failure],
     [
       "a xenstore that is not there",

@@ -6,7 +6,18 @@ import { readFileSync, statSync } from "node:fs";
 import { open, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, test } from "node:test";
-import { serve, temporaryFolder, vbdkit } from "../support/vbdkit.ts";
+import { setTimeout as sleep } from "node:timers/promises";
+import {
+  cleanEnvironment,
+  finished,
+  serve,
+  start,
+  temporaryFolder,
+  vbdkit,
+} from "../support/vbdkit.ts";
+
+const program = join(import.meta.dirname, "../../bin/vbdkit.js");
+const env = cleanEnvironment();
 
 /** 64 MiB with 3 MiB of data in it. */
 async function sparseImage(path: string): Promise<Buffer> {
@@ -62,7 +73,7 @@ describe("copy", { concurrency: 2 }, () => {
     await writeFile(folder.file("a.img"), Buffer.alloc(4096, 1));
     await writeFile(folder.file("b.img"), Buffer.alloc(8192, 2));
     const refused = await vbdkit(["copy", "a.img", "b.img"], { cwd: folder.path });
-    assert.match(refused.stderr, /^vbdkit: b\.img: .*8 KiB.*4 KiB.*--allow-larger.*\n$/);
+    assert.match(refused.stderr, /^vbdkit: b\.img is 8 KiB.*4 KiB.*--allow-larger.*\n$/);
     assert.equal(refused.code, 1);
     assert.equal((await vbdkit(["copy", "b.img", "a.img"], { cwd: folder.path })).code, 1);
     assert.equal(readFileSync(folder.file("a.img"))[0], 1);
@@ -75,7 +86,6 @@ describe("copy", { concurrency: 2 }, () => {
   test("shows progress on a terminal", async () => {
     await using folder = await temporaryFolder();
     await sparseImage(folder.file("a.img"));
-    const program = join(import.meta.dirname, "../../bin/vbdkit.js");
     const command = `"${process.execPath}" "${program}" copy a.img b.img`;
     const { stdout, status } = spawnSync("script", ["-qec", command, "/dev/null"], {
       cwd: folder.path,
@@ -83,6 +93,49 @@ describe("copy", { concurrency: 2 }, () => {
     });
     assert.equal(status, 0);
     assert.match(stdout, /100% \[#{24}\] 64 MiB of 64 MiB/);
+  });
+
+  test("writes a disk to standard output, zeroes too", async () => {
+    await using folder = await temporaryFolder();
+    await sparseImage(folder.file("a.img"));
+    const command = `"${process.execPath}" "${program}" copy a.img - | cmp - a.img`;
+    const { stdout, stderr, status } = spawnSync("bash", ["-o", "pipefail", "-c", command], {
+      cwd: folder.path,
+      encoding: "utf8",
+    });
+    assert.deepEqual([stdout, stderr, status], ["", "", 0]);
+    const from = await vbdkit(["copy", "-", "a.img"], { cwd: folder.path });
+    assert.match(from.stderr, /^vbdkit: .*copy from a file.*\n$/);
+    assert.equal(from.code, 2);
+  });
+
+  test("refuses one export under two names", async () => {
+    const { stderr, code } = await vbdkit(["copy", "nbd://host/x", "nbd://host:10809/x"]);
+    assert.match(stderr, /^vbdkit: nbd:.* would be copied onto itself\n$/);
+    assert.equal(code, 1);
+  });
+
+  test("reads everything, with a note, from a server that fails to list its extents", async () => {
+    await using folder = await temporaryFolder();
+    const script = ["get_size=echo 1M", "can_extents=exit 0", "extents=echo EIO >&2; exit 1"];
+    const read = "pread=head -c $3 /dev/zero | tr '\\0' x";
+    const command = `"${process.execPath}" "${program}" copy "$uri" "${folder.file("b.img")}"`;
+    const words = ["-U", "-", "eval", ...script, read, "--run", command];
+    const { stderr, status } = spawnSync("nbdkit", words, { encoding: "utf8", env });
+    assert.match(stderr, /^vbdkit: note: nbd.* is read whole, holes too: .+$/m);
+    assert.equal(status, 0, stderr);
+    assert.deepEqual(readFileSync(folder.file("b.img")), Buffer.alloc(2 ** 20, "x"));
+  });
+
+  test("ends within two seconds of a Ctrl-C, with its exit code", async () => {
+    const child = start(["copy", "pattern 100G", "null 100G"]);
+    const outcome = finished(child);
+    await sleep(1500);
+    const began = performance.now();
+    child.kill("SIGINT");
+    const { stderr, code } = await outcome;
+    assert.ok(performance.now() - began < 2000);
+    assert.deepEqual([stderr, code], ["vbdkit: stopped: SIGINT\n", 130]);
   });
 
   test("leaves no half-made destination behind when the source cannot be opened", async () => {
