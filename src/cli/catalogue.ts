@@ -1,5 +1,6 @@
 /** The drivers and filters there are, as plain data: for lists, help, completion and JSON. */
 import { type AnyDriver, type AnyFilter, drivers, filters } from "../store/registry.ts";
+import { formatSize } from "../util/size.ts";
 
 export interface CatalogueEntry {
   readonly name: string;
@@ -42,14 +43,16 @@ function entryOf(described: AnyDriver | AnyFilter): CatalogueEntry {
       value: parameter.value,
       help: parameter.help,
       required: parameter.optional !== true && !("default" in parameter),
-      default: textOf(parameter.default),
+      default: textOf(parameter.default, parameter.value),
     })),
   };
 }
 
 /** A default as one would type it. */
-function textOf(value: unknown): string | undefined {
+function textOf(value: unknown, form: string): string | undefined {
   if (value === undefined) return undefined;
   if (typeof value === "boolean") return value ? "on" : "off";
+  // "64 KiB" is read, 64K is typed.
+  if (form === "SIZE") return formatSize(Number(value)).replace(/ (.?)i?B$/, "$1");
   return String(value);
 }

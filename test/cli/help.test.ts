@@ -54,6 +54,19 @@ describe("help", { concurrency: 2 }, () => {
     assert.equal((await vbdkit(["drivers", "file"])).stdout, stdout);
   });
 
+  test("a usage line has single spaces, and a default is what one would type", async () => {
+    const { stdout } = await vbdkit(["help", "cow"]);
+    assert.match(stdout, /^ {2}vbdkit serve --filter cow DISK \[key=value \.\.\.\]$/m);
+    assert.match(stdout, / Default 64K\.$/m);
+  });
+
+  test("a filter that is taken for a driver is told to be one", async () => {
+    const { stderr, code } = await vbdkit(["drivers", "delay"]);
+    assert.match(stderr, /^vbdkit: .*; delay is a filter: vbdkit filters delay\n$/);
+    assert.equal(code, 2);
+    assert.match((await vbdkit(["help", "nosuch"])).stderr, /; there is about serve, .*delay/);
+  });
+
   test("drivers and filters are listed with a line each, and as JSON", async () => {
     const { stdout } = await vbdkit(["drivers"]);
     assert.match(stdout, /^file {2,}\S/m);
@@ -108,6 +121,10 @@ _vbdkit; printf '%s\\n' "\${COMPREPLY[@]}"`;
     assert.ok(complete("vbdkit serve --max-ring").includes("--max-ring-page-order"));
     assert.ok(complete("vbdkit serve mem").includes("memory"));
     assert.ok(complete("vbdkit serve --filter del").includes("delay"));
+    assert.deepEqual(complete("vbdkit serve --link w"), ["worker"]);
+    assert.deepEqual(complete("vbdkit serve --engine io"), ["io_uring"]);
+    assert.deepEqual(complete("vbdkit serve --protocol x86_32"), ["x86_32-abi"]);
+    assert.ok(complete("vbdkit completion z").includes("zsh"));
     assert.ok(complete("vbdkit xenstore l").includes("ls"));
   });
 

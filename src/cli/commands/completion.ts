@@ -1,10 +1,11 @@
 /** `vbdkit completion SHELL`: a script for the shell, made from the commands themselves, so that it cannot be stale. */
-import { Argument, Command } from "commander";
-import { catalogue } from "../catalogue.ts";
+import { Argument, Command, type Option } from "commander";
 import { print } from "../output.ts";
 
 interface Words {
   readonly commands: readonly { name: string; summary: string; words: readonly string[] }[];
+  /** What may follow an option, of whatever command. */
+  readonly values: ReadonlyMap<string, readonly string[]>;
   readonly drivers: readonly string[];
   readonly filters: readonly string[];
 }
@@ -25,6 +26,7 @@ Examples:
 `,
     )
     .action(async (shell: keyof typeof shells) => {
+      const { catalogue } = await import("../catalogue.ts");
       const { drivers, filters } = catalogue();
       const words: Words = {
         commands: program.commands.map((command) => ({
@@ -32,10 +34,15 @@ Examples:
           summary: command.description(),
           words: [
             ...command.commands.map((child) => child.name()),
+            ...command.registeredArguments.flatMap((argument) => argument.argChoices ?? []),
             ...command.options.flatMap((option) => option.long ?? []),
             "--help",
           ],
         })),
+        values: new Map([
+          ...program.commands.flatMap(({ options }) => options).flatMap(choicesOf),
+          ["--filter", filters.map((filter) => filter.name)],
+        ]),
         drivers: drivers.map((driver) => driver.name),
         filters: filters.map((filter) => filter.name),
       };
@@ -43,9 +50,16 @@ Examples:
     });
 }
 
+function choicesOf({ long, argChoices }: Option): [string, readonly string[]][] {
+  return long == null || argChoices === undefined ? [] : [[long, argChoices]];
+}
+
 function bash(words: Words): string {
   const cases = words.commands
     .map((command) => `    ${command.name}) words="${wordsOf(command, words)}" ;;`)
+    .join("\n");
+  const values = [...words.values]
+    .map(([option, choices]) => `    ${option}) words="${choices.join(" ")}" ;;`)
     .join("\n");
   return `# bash completion for vbdkit; source it, or put it in /usr/share/bash-completion/completions/vbdkit
 _vbdkit() {
@@ -55,8 +69,11 @@ _vbdkit() {
     COMPREPLY=($(compgen -W "${words.commands.map((command) => command.name).join(" ")} --help --version" -- "$current"))
     return
   fi
-  if [ "$previous" = --filter ]; then
-    COMPREPLY=($(compgen -W "${words.filters.join(" ")}" -- "$current"))
+  case "$previous" in
+${values}
+  esac
+  if [ -n "$words" ]; then
+    COMPREPLY=($(compgen -W "$words" -- "$current"))
     return
   fi
   case "\${COMP_WORDS[1]}" in
@@ -69,10 +86,13 @@ complete -o filenames -F _vbdkit vbdkit`;
 
 function zsh(words: Words): string {
   const commands = words.commands
-    .map((command) => `    '${command.name}:${command.summary.replaceAll(/['":]/g, "")}'`)
+    .map((command) => `    '${command.name}:${command.summary.replaceAll("'", "'\\''")}'`)
     .join("\n");
   const cases = words.commands
     .map((command) => `    ${command.name}) compadd -- ${wordsOf(command, words)} ;;`)
+    .join("\n");
+  const values = [...words.values]
+    .map(([option, choices]) => `    ${option}) compadd -- ${choices.join(" ")}; return ;;`)
     .join("\n");
   return `#compdef vbdkit
 _vbdkit() {
@@ -83,10 +103,9 @@ ${commands}
     _describe command commands
     return
   fi
-  if [[ "\${words[CURRENT-1]}" == --filter ]]; then
-    compadd -- ${words.filters.join(" ")}
-    return
-  fi
+  case "\${words[CURRENT-1]}" in
+${values}
+  esac
   case "\${words[2]}" in
 ${cases}
   esac
@@ -100,7 +119,10 @@ function fish(words: Words): string {
     `complete -c vbdkit -n __fish_use_subcommand -f -a ${command.name} -d "${command.summary.replaceAll('"', "")}"`,
     `complete -c vbdkit -n "__fish_seen_subcommand_from ${command.name}" -a "${wordsOf(command, words)}"`,
   ]);
-  return ["# fish completion for vbdkit", ...lines].join("\n");
+  const values = [...words.values].map(
+    ([option, choices]) => `complete -c vbdkit -l ${option.slice(2)} -x -a "${choices.join(" ")}"`,
+  );
+  return ["# fish completion for vbdkit", ...lines, ...values].join("\n");
 }
 
 /** What may follow a command, besides files. */

@@ -1,7 +1,6 @@
 /** `vbdkit help TOPIC`: a command, a driver or a filter. */
 import { Command } from "commander";
 import { didYouMean } from "../../util/nearest.ts";
-import { catalogue } from "../catalogue.ts";
 import { UsageError } from "../errors.ts";
 import { print } from "../output.ts";
 import { describeEntry } from "./list.ts";
@@ -14,6 +13,7 @@ export function helpCommand(program: Command): Command {
       if (topic === undefined) return program.outputHelp();
       const command = program.commands.find((candidate) => candidate.name() === topic);
       if (command !== undefined) return command.outputHelp();
+      const { catalogue } = await import("../catalogue.ts");
       const { drivers, filters } = catalogue();
       const driver = drivers.find((entry) => entry.name === topic);
       if (driver !== undefined) return print(describeEntry("driver", driver));
@@ -22,6 +22,7 @@ export function helpCommand(program: Command): Command {
       const known = [...program.commands.map((c) => c.name()), ...drivers, ...filters].map(
         (item) => (typeof item === "string" ? item : item.name),
       );
-      throw new UsageError(`there is no help about "${topic}"${didYouMean(topic, known)}`);
+      const hint = didYouMean(topic, known) || `; there is about ${known.join(", ")}`;
+      throw new UsageError(`there is no help about "${topic}"${hint}`);
     });
 }

@@ -6,7 +6,6 @@ import { Command } from "commander";
 import type { BlockStore, BlockStoreInfo, Extent, StoreSpec } from "../../store/block-store.ts";
 import { quote } from "../../util/quote.ts";
 import { formatSize } from "../../util/size.ts";
-import { driverNames } from "../catalogue.ts";
 import { ask, findMachine } from "../control.ts";
 import { checkName } from "../disks.ts";
 import { UsageError } from "../errors.ts";
@@ -72,6 +71,7 @@ async function info(words: string[], options: InfoOptions): Promise<void> {
   if (words.length === 0) {
     throw new UsageError("info needs a disk, an NBD URI or the folder of a running server");
   }
+  const { driverNames } = await import("../catalogue.ts");
   checkName(words, driverNames());
   refuseSocket(words[0]!);
   const { openStore, parseDisk } = await import("../../index.ts");

@@ -1,7 +1,7 @@
 /** `vbdkit drivers` and `vbdkit filters`: what there is, and the parameters of one. */
 import { Command } from "commander";
 import { didYouMean } from "../../util/nearest.ts";
-import { type CatalogueEntry, catalogue } from "../catalogue.ts";
+import type { Catalogue, CatalogueEntry } from "../catalogue.ts";
 import { UsageError } from "../errors.ts";
 import { paint, print, printJson, table } from "../output.ts";
 
@@ -24,8 +24,9 @@ function listCommand(kind: Kind, description: string): Command {
     .argument("[NAME]", `a ${kind}`)
     .option("--json", "print JSON")
     .action(async (name: string | undefined, options: { json?: true }) => {
-      const entries = catalogue()[`${kind}s`];
-      const shown = name === undefined ? entries : [pick(kind, entries, name)];
+      const { catalogue } = await import("../catalogue.ts");
+      const known = catalogue();
+      const shown = name === undefined ? known[`${kind}s`] : [pick(kind, known, name)];
       if (options.json) printJson(name === undefined ? shown : shown[0]);
       else if (name === undefined) {
         print(table(shown.map((entry) => [entry.name, entry.summary])));
@@ -34,11 +35,19 @@ function listCommand(kind: Kind, description: string): Command {
     });
 }
 
-function pick(kind: Kind, entries: readonly CatalogueEntry[], name: string): CatalogueEntry {
+function pick(kind: Kind, known: Catalogue, name: string): CatalogueEntry {
+  const entries = known[`${kind}s`];
   const found = entries.find((entry) => entry.name === name);
   if (found !== undefined) return found;
-  const names = entries.map((entry) => entry.name);
-  throw new UsageError(`there is no ${kind} "${name}"${didYouMean(name, names)}`);
+  const other = kind === "driver" ? "filter" : "driver";
+  const isOther = known[`${other}s`].some((entry) => entry.name === name);
+  const hint = isOther
+    ? `; ${name} is a ${other}: vbdkit ${other}s ${name}`
+    : didYouMean(
+        name,
+        entries.map((entry) => entry.name),
+      );
+  throw new UsageError(`there is no ${kind} "${name}"${hint}`);
 }
 
 /** A page about one driver or filter. */
@@ -48,15 +57,13 @@ export function describeEntry(kind: Kind, entry: CatalogueEntry): string {
   const words = required
     .map((p) => (p.name === positional ? p.value : `${p.name}=${p.value}`))
     .join(" ");
-  const usage =
-    kind === "driver"
-      ? `vbdkit serve ${entry.name} ${words} [key=value ...]`
-      : `vbdkit serve --filter ${entry.name} DISK ${words} [key=value ...]`;
+  const start = kind === "driver" ? `serve ${entry.name}` : `serve --filter ${entry.name} DISK`;
+  const usage = ["vbdkit", start, words, "[key=value ...]"].filter((part) => part !== "").join(" ");
   const rows = entry.parameters.map((parameter) => [
     `${parameter.name}=${parameter.value}`,
     `${parameter.help}${note(parameter)}`,
   ]);
-  const parts = [`${paint("bold", entry.name)}: ${entry.summary}`, "", `  ${usage.trimEnd()}`];
+  const parts = [`${paint("bold", entry.name)}: ${entry.summary}`, "", `  ${usage}`];
   if (positional !== undefined) parts.push("", `A bare word is ${positional}=.`);
   parts.push("", rows.length === 0 ? "It takes no parameters." : table(rows, "  "));
   return parts.join("\n");

@@ -39,7 +39,7 @@ export function serveCommand(): Command {
     .optionsGroup("The disks:")
     .option("-r, --readonly", "refuse writing")
     .option("--filter <NAME>", "put a filter before the disk; the first is outermost", collect)
-    .option("--shared", "let others write the image too; you keep them apart")
+    .option("--shared", "do not lock the image; you keep its writers apart")
     .option("--vdev <NAME>", "virtual device of the first disk: xvda, sda, hda, d0p1 ...", "xvda")
     .addOption(
       new Option("--engine <ENGINE>", "how files are read and written")
