@@ -1,12 +1,8 @@
 /** `vbdkit test`: the published suites on a disk of the user's, or on our two drivers in front of and behind it. */
-
-import { run } from "node:test";
-import { spec as specReporter, tap } from "node:test/reporters";
 import { fileURLToPath } from "node:url";
 import { Command, Option } from "commander";
 import { siblingModule } from "../../io/sibling.ts";
 import type { BlockStore, StoreSpec } from "../../store/block-store.ts";
-import { driverNames } from "../catalogue.ts";
 import { checkName } from "../disks.ts";
 import { ExitCode, UsageError } from "../errors.ts";
 import { print } from "../output.ts";
@@ -72,6 +68,7 @@ async function runTests(
   const named = suites.find((name) => name === first);
   const words = named === undefined && first !== undefined ? [first, ...rest] : rest;
   if (words.length === 0) throw new UsageError("test needs a disk, as vbdkit test memory 4M");
+  const { driverNames } = await import("../catalogue.ts");
   checkName(words, driverNames());
   const { openStore, parseDisk } = await import("../../index.ts");
   const spec = parseDisk(words, options.filter ?? []);
@@ -110,6 +107,9 @@ async function runSuite(
   job: SuiteJob,
   reporter: "spec" | "tap",
 ): Promise<{ passed: number; failed: number }> {
+  // What most commands can start without.
+  const { run } = await import("node:test");
+  const { spec: specReporter, tap } = await import("node:test/reporters");
   const module = fileURLToPath(siblingModule(import.meta.url, "../suite-process"));
   const outcome = { passed: 0, failed: 0 };
   const stream = run({ files: [module], argv: [JSON.stringify(job)], execArgv: process.execArgv });
