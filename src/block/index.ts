@@ -10,7 +10,6 @@ export { type LinuxStatistics, linuxStatistics, type QueueCounters } from "./bac
 export {
   type BackendParameter,
   backendParameters,
-  describeRange,
   parseBackendParameters,
 } from "./backend/parameters.ts";
 export {
@@ -25,3 +24,4 @@ export type { FreezeReason } from "./frontend/freeze.ts";
 export { BlockFrontend } from "./frontend/frontend.ts";
 export type { BlockFrontendOptions, FrontendDevice } from "./frontend/options.ts";
 export type { FrontendCounters } from "./frontend/queue.ts";
+export { describeRange } from "./parameters.ts";

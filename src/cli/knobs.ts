@@ -13,6 +13,7 @@ import {
   type FrontendLimits,
 } from "../block/features.ts";
 import { type FrontendParameter, frontendParameters } from "../block/frontend/parameters.ts";
+import { describeRange, limitInRange, parseLimit } from "../block/parameters.ts";
 import { didYouMean } from "../util/nearest.ts";
 import { UsageError } from "./errors.ts";
 import { table } from "./output.ts";
@@ -40,43 +41,15 @@ function turn(option: string, words: readonly string[], knobs: readonly Knob[], 
       const names = knobs.map((candidate) => candidate.name);
       throw new UsageError(`${option}: there is no parameter "${name}"${didYouMean(name, names)}`);
     }
-    const value = parse(knob, text.trim());
-    if (value === undefined) throw new UsageError(`${option} ${word}: write ${rangeOf(knob)}`);
-    const allowed = typeof value === "number" ? clamped(knob, value) : value;
-    if (allowed !== value) note(`${option} ${word} is not ${rangeOf(knob)}: taken as ${allowed}`);
+    const value = parseLimit(knob, text.trim());
+    if (value === undefined)
+      throw new UsageError(`${option} ${word}: write ${describeRange(knob)}`);
+    const allowed = limitInRange(knob, value) ?? value;
+    if (allowed !== value)
+      note(`${option} ${word} is not ${describeRange(knob)}: taken as ${allowed}`);
     values[knob.field] = allowed;
   }
   return values;
-}
-
-function parse(knob: Knob, text: string): number | boolean | string | undefined {
-  switch (knob.kind) {
-    case "number":
-      return /^-?\d{1,15}$/.test(text) ? Number(text) : undefined;
-    case "switch":
-      // What the kernel takes for a module's bool.
-      if (/^(1|y|yes|on|true)$/i.test(text)) return true;
-      return /^(0|n|no|off|false)$/i.test(text) ? false : undefined;
-    case "choice":
-      return (knob.choices as readonly (string | number)[]).find(
-        (choice) => String(choice) === text,
-      );
-  }
-}
-
-function clamped(knob: Knob, value: number): number {
-  return knob.kind === "number" ? Math.min(Math.max(value, knob.minimum), knob.maximum) : value;
-}
-
-function rangeOf(knob: Knob): string {
-  switch (knob.kind) {
-    case "number":
-      return `a number from ${knob.minimum} to ${knob.maximum}`;
-    case "switch":
-      return "0 or 1";
-    case "choice":
-      return knob.choices.join(" or ");
-  }
 }
 
 /** The parameters of both ends, with ranges and defaults, for `serve --help`. */

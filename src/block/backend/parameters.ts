@@ -11,32 +11,17 @@ import {
   MAX_QUEUES,
   MAX_RING_PAGE_ORDER,
 } from "../features.ts";
+import { describeRange, limitInRange, type ParameterOf, parseLimit } from "../parameters.ts";
 
 type FieldsOf<T> = {
   [K in keyof BackendLimits]: BackendLimits[K] extends T ? K : never;
 }[keyof BackendLimits];
 
-interface Common {
-  /** As typed: `max_queues`. */
-  readonly name: string;
-  /** One line, a sentence. */
-  readonly help: string;
-}
-export type BackendParameter = Common &
-  (
-    | {
-        readonly kind: "number";
-        readonly field: Exclude<FieldsOf<number>, "sectorSize">;
-        readonly minimum: number;
-        readonly maximum: number;
-      }
-    | { readonly kind: "switch"; readonly field: FieldsOf<boolean> }
-    | {
-        readonly kind: "choice";
-        readonly field: "sectorSize" | "dialect";
-        readonly choices: readonly (string | number)[];
-      }
-  );
+export type BackendParameter = ParameterOf<
+  Exclude<FieldsOf<number>, "sectorSize">,
+  FieldsOf<boolean>,
+  "sectorSize" | "dialect"
+>;
 
 /** Pages; 256 MiB of a peer mapped by one ring. */
 const MAX_PAGES = 65_536;
@@ -126,18 +111,6 @@ export const backendParameters: readonly BackendParameter[] = [
   },
 ];
 
-/** `number from 0 to 4`, `0 or 1`, `512 or 4096`: what a value must be. */
-export function describeRange(parameter: BackendParameter): string {
-  switch (parameter.kind) {
-    case "number":
-      return `a number from ${parameter.minimum} to ${parameter.maximum}`;
-    case "switch":
-      return "0 or 1";
-    case "choice":
-      return parameter.choices.join(", ").replace(/, ([^,]*)$/, " or $1");
-  }
-}
-
 /** Limits that are given, or the defaults, each in its range; `note` hears of every one that was not. `cpus` is what
  * max_queues=0 stands for. */
 export function backendLimits(
@@ -149,7 +122,7 @@ export function backendLimits(
   for (const parameter of backendParameters) {
     const { name, field } = parameter;
     const value = limits[field];
-    const allowed = inRange(parameter, value);
+    const allowed = limitInRange(parameter, value) ?? defaultBackendLimits[field];
     if (allowed !== value) {
       note(`${name}=${value} is not ${describeRange(parameter)}: taken as ${allowed}`);
     }
@@ -157,19 +130,6 @@ export function backendLimits(
   }
   if (limits.maxQueues === 0) limits.maxQueues = Math.min(Math.max(1, cpus), MAX_QUEUES);
   return limits as unknown as BackendLimits;
-}
-
-function inRange(parameter: BackendParameter, value: unknown): number | boolean | string {
-  const fallback = defaultBackendLimits[parameter.field];
-  switch (parameter.kind) {
-    case "number":
-      if (typeof value !== "number" || Number.isNaN(value)) return fallback;
-      return Math.min(Math.max(Math.trunc(value), parameter.minimum), parameter.maximum);
-    case "switch":
-      return typeof value === "boolean" ? value : fallback;
-    case "choice":
-      return parameter.choices.find((choice) => choice === value) ?? fallback;
-  }
 }
 
 /** Limits from texts by the names of the table. Throws an Error that says what is wrong with `NAME=TEXT`; a number that
@@ -184,27 +144,11 @@ export function parseBackendParameters(
       const names = backendParameters.map((each) => each.name);
       throw new Error(`a backend has no parameter "${name}"${didYouMean(name, names)}`);
     }
-    const value = parseValue(parameter, text.trim());
+    const value = parseLimit(parameter, text.trim());
     if (value === undefined) {
       throw new Error(`${name}=${text} is not ${describeRange(parameter)}`);
     }
     limits[parameter.field] = value;
   }
   return limits as Partial<BackendLimits>;
-}
-
-function parseValue(
-  parameter: BackendParameter,
-  text: string,
-): number | boolean | string | undefined {
-  switch (parameter.kind) {
-    case "number":
-      return /^-?\d{1,15}$/.test(text) ? Number(text) : undefined;
-    case "switch":
-      // The kernel takes all of these for a module's bool.
-      if (/^(?:1|y|yes|on|true)$/i.test(text)) return true;
-      return /^(?:0|n|no|off|false)$/i.test(text) ? false : undefined;
-    case "choice":
-      return parameter.choices.find((choice) => String(choice) === text);
-  }
 }

@@ -1,6 +1,6 @@
 /**
  * The parameters of a frontend under the names that Linux's xen-blkfront module gives them, and ours beside them: what
- * text is parsed with and help is written from. The shape is that of backend/parameters.ts.
+ * text is parsed with and help is written from.
  */
 import {
   dialects,
@@ -9,26 +9,13 @@ import {
   MAX_QUEUES,
   MAX_RING_PAGE_ORDER,
 } from "../features.ts";
+import type { ParameterOf } from "../parameters.ts";
 
 type FieldsOf<T> = {
   [K in keyof FrontendLimits]: FrontendLimits[K] extends T ? K : never;
 }[keyof FrontendLimits];
 
-export type FrontendParameter = {
-  /** As typed: `max_queues`. */
-  readonly name: string;
-  /** One line, a sentence. */
-  readonly help: string;
-} & (
-  | {
-      readonly kind: "number";
-      readonly field: FieldsOf<number>;
-      readonly minimum: number;
-      readonly maximum: number;
-    }
-  | { readonly kind: "switch"; readonly field: FieldsOf<boolean> }
-  | { readonly kind: "choice"; readonly field: "dialect"; readonly choices: readonly string[] }
-);
+export type FrontendParameter = ParameterOf<FieldsOf<number>, FieldsOf<boolean>, "dialect">;
 
 export const frontendParameters: readonly FrontendParameter[] = [
   {
