@@ -15,11 +15,12 @@ export interface Outcome {
 
 type VbdkitOptions = Pick<SpawnOptions, "cwd" | "env">;
 
-/** The environment of a person at a shell: without what npm and the test runner put there. */
+/** The environment of a person at a shell: without what npm and the test runner put there, nor the mark of a machine
+ * that runs tests, which makes Node see no colours in any terminal. */
 export function cleanEnvironment(more: NodeJS.ProcessEnv = {}): NodeJS.ProcessEnv {
   const kept = Object.entries(process.env).filter(
     ([name]) =>
-      !/^(npm_|NODE_TEST|NODE_OPTIONS|XENSTORED_|VBDKIT_|FORCE_COLOR|NO_COLOR)/.test(name),
+      !/^(CI$|npm_|NODE_TEST|NODE_OPTIONS|XENSTORED_|VBDKIT_|FORCE_COLOR|NO_COLOR)/.test(name),
   );
   return { ...Object.fromEntries(kept), ...more };
 }
