@@ -17,6 +17,7 @@ const tools: Readonly<Record<string, string>> = {
   "libxen-dev": "/usr/include/xen/io/blkif.h",
   nbdkit: "nbdkit",
   "python3-libnbd": "/usr/lib/python3/dist-packages/nbd.py",
+  "qemu-user": "qemu-i386",
   "qemu-utils": "qemu-img",
   strace: "strace",
   "xenstore-utils": "xenstore-ls",

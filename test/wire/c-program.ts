@@ -11,10 +11,13 @@ export const compiledProtocols = ["x86_64-abi", "x86_32-abi"] as const;
 export class CProgram implements Disposable {
   readonly #folder: string = mkdtempSync(join(tmpdir(), "vbdkit-c-"));
   readonly #program: string = join(this.#folder, "program");
+  /** Not every x86-64 kernel runs 32-bit programs; QEMU does everywhere. */
+  readonly #runner: readonly string[];
 
-  /** `source` is a path. Needs gcc, gcc-multilib and libxen-dev. */
+  /** `source` is a path. Needs gcc, gcc-multilib, libxen-dev, and qemu-user for programs of 32 bits. */
   constructor(source: string, protocol: BlkifProtocol) {
     const width = protocol === "x86_32-abi" ? "-m32" : "-m64";
+    this.#runner = protocol === "x86_32-abi" ? ["qemu-i386"] : [];
     const flags = [width, "-O1", "-Wall", "-Werror", "-D__XEN_INTERFACE_VERSION__=0x00040d00"];
     try {
       execFileSync(process.env.CC ?? "gcc", [...flags, "-o", this.#program, source]);
@@ -27,7 +30,8 @@ export class CProgram implements Disposable {
   /** What the program prints, line by line. */
   run(parameters: readonly string[], input = ""): string[] {
     const options = { input, encoding: "utf8", maxBuffer: 256 << 20 } as const;
-    return execFileSync(this.#program, parameters, options).trimEnd().split("\n");
+    const [command, ...words] = [...this.#runner, this.#program, ...parameters];
+    return execFileSync(command!, words, options).trimEnd().split("\n");
   }
 
   [Symbol.dispose](): void {
