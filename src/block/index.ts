@@ -19,9 +19,9 @@ export {
   type FrontendLimits,
   type Negotiated,
 } from "./features.ts";
+export type { FrontendCounters } from "./frontend/counters.ts";
 export type { FrontendFigures } from "./frontend/figures.ts";
 export type { FreezeReason } from "./frontend/freeze.ts";
 export { BlockFrontend } from "./frontend/frontend.ts";
 export type { BlockFrontendOptions, FrontendDevice } from "./frontend/options.ts";
-export type { FrontendCounters } from "./frontend/queue.ts";
 export { describeRange } from "./parameters.ts";

@@ -30,7 +30,7 @@ export function statisticsOf(info: ServerInfo, uptimeSeconds: number): ServerSta
 
 function diskStatistics({ vdev, disk, attachment }: ServedDiskInfo): DiskStatistics {
   const rings = attachment.backend.rings.map(ringStatistics);
-  const { freezes, copiedBytes, errors } = attachment.frontend;
+  const { freezes, merged, copiedBytes, errors } = attachment.frontend;
   return {
     vdev,
     disk,
@@ -39,7 +39,7 @@ function diskStatistics({ vdev, disk, attachment }: ServedDiskInfo): DiskStatist
     statistics: sumStatistics(rings.map(({ statistics }) => statistics)),
     inFlight: rings.reduce((sum, ring) => sum + ring.inFlight, 0),
     rings,
-    frontend: { waits: freezes, copiedBytes, errors },
+    frontend: { waits: freezes, merged, copiedBytes, errors },
   };
 }
 

@@ -71,6 +71,12 @@ type Row<Subject> = readonly [
 
 const diskRows: readonly Row<DiskStatistics>[] = [
   [
+    "frontend_merged_requests_total",
+    "counter",
+    "Requests that went along in the ring request of another.",
+    (disk) => disk.frontend.merged,
+  ],
+  [
     "frontend_copied_bytes_total",
     "counter",
     "Bytes copied between callers' memory and granted pages.",

@@ -51,6 +51,8 @@ export interface DiskStatistics {
   readonly frontend: {
     /** Times a request had to wait, by reason. */
     readonly waits: Readonly<Record<string, number>>;
+    /** Requests that went along in the ring request of another (iostat: rrqm and wrqm). */
+    readonly merged: number;
     /** Between callers' memory and granted pages. */
     readonly copiedBytes: number;
     readonly errors: number;

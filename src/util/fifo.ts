@@ -29,6 +29,13 @@ export class Fifo<T extends Linked<T>> {
     if (this.#tail === undefined) this.#tail = item;
   }
 
+  /** Takes everything up to and including `last`, which stays linked to one another. */
+  shiftThrough(last: T): void {
+    this.#head = last.next;
+    if (this.#head === undefined) this.#tail = undefined;
+    last.next = undefined;
+  }
+
   shift(): T | undefined {
     const item = this.#head;
     if (item === undefined) return undefined;

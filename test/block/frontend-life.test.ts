@@ -56,7 +56,7 @@ test(
     await using at = await World.start();
     at.backend.onrequest = undefined;
     const writes = Array.from({ length: 60 }, (_, i) =>
-      at.submit(at.request(Operation.write, i, 2)),
+      at.submit(at.request(Operation.write, 59 - i, 2)),
     );
     await at.until(() => at.backend.seen.length === 32, "a full ring");
     await at.frontend.suspend();

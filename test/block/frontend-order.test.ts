@@ -135,9 +135,9 @@ for (const [what, keys, pages, maxQueues] of [
     shows(["4.3.7"], async () => {
       await using at = await World.start({ keys, limits: { maxQueues } });
       const hoarded = hoard(at);
-      const before = [0, 1].map((page) => at.submit(at.request(Operation.write, page, 1)));
+      const before = [2, 0].map((page) => at.submit(at.request(Operation.write, page, 1)));
       const ordered = at.submit(at.request(Operation.write, 0, 2, pages), true);
-      const after = [0, 1].map((page) => at.submit(at.request(Operation.read, page)));
+      const after = [0, 2].map((page) => at.submit(at.request(Operation.read, page)));
       await at.until(() => hoarded.length === 2, "the first two");
       assert.equal(answerOne(at, hoarded), BLKIF_OP_WRITE);
       assert.equal(answerOne(at, hoarded), BLKIF_OP_WRITE);
@@ -176,7 +176,7 @@ test(
     await using at = await World.start();
     const hoarded = hoard(at);
     const writes = Array.from({ length: 200 }, (_, i) =>
-      at.submit(at.request(Operation.write, i, i)),
+      at.submit(at.request(Operation.write, 199 - i, i)),
     );
     await at.until(() => hoarded.length === 32, "a full ring");
     assert.equal(at.frontend.counters.freezes["command shortage"], 1);
@@ -184,7 +184,7 @@ test(
       await at.until(() => hoarded.length > 0, "more");
       while (hoarded.length > 0) {
         const { request, queue } = hoarded.shift()!;
-        assert.equal(request.sectorLow, answered++ * 8);
+        assert.equal(request.sectorLow, (199 - answered++) * 8);
         at.backend.answer(request, BLKIF_RSP_OKAY, queue);
       }
       at.backend.publish();

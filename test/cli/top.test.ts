@@ -25,7 +25,7 @@ function disk(vdev: string, rd_req: number, rd_sect: number, domain = 1): DiskSt
   return {
     ...{ vdev, domain, disk: "memory 1G", link: "thread", inFlight: 3, rings: [] },
     statistics: { ...none, rd_req, rd_sect },
-    frontend: { waits: {}, copiedBytes: 0, errors: 0 },
+    frontend: { waits: {}, merged: 0, copiedBytes: 0, errors: 0 },
   };
 }
 function server(uptimeSeconds: number, ...disks: DiskStatistics[]): ServerStatistics {

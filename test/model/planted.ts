@@ -86,6 +86,18 @@ export const plantedBugs: readonly PlantedBug[] = [
     to: "    if (last > 2 && !command.indirect) [segments.references[0], segments.references[1]] = [segments.references[1]!, segments.references[0]!];\n    const tail = command.length - last * PAGE_SIZE;",
   },
   {
+    name: "the second of joined requests takes its data from where the first had its own",
+    file: "src/block/frontend/slot-writer.ts",
+    from: "      done += length;\n      byte = 0;",
+    to: "      done += request === command.request ? 0 : length;\n      byte = 0;",
+  },
+  {
+    name: "the second of joined requests is not sent again after a resume",
+    file: "src/block/frontend/queue.ts",
+    from: "        request = request === command.last ? undefined : request.next;",
+    to: "        request = undefined;",
+  },
+  {
     name: "a port that is kept when a connection ends",
     file: "src/block/backend/queue.ts",
     from: "    this.#channel[Symbol.dispose]();\n    this.#options.ring[Symbol.dispose]();",

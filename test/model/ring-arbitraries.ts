@@ -32,6 +32,8 @@ export type Request =
 
 export type Step =
   | { readonly kind: "together" | "cancel"; readonly requests: readonly Request[] }
+  /** As together, before a disk of which these sectors are bad. */
+  | { readonly kind: "spoilt"; readonly requests: readonly Request[]; readonly bad: Range }
   | { readonly kind: "reconnect" }
   /** Long enough for timers to look after what nobody uses. */
   | { readonly kind: "idle" }
@@ -123,13 +125,51 @@ const request: fc.Arbitrary<Request> = fc.oneof(
   },
 );
 
+/** Small reads or writes side by side, in one memory or scattered, which may go as one. */
+const run: fc.Arbitrary<Request[]> = fc
+  .record({
+    kind: fc.constantFrom("read" as const, "write" as const),
+    sector: fc.nat(SECTORS - 1),
+    counts: fc.oneof(
+      fc.array(fc.constantFrom(1, 1, 1, 2, 8), { minLength: 2, maxLength: 40 }),
+      fc.array(fc.constantFrom(8, 8, 16, 40, 7), { minLength: 2, maxLength: 20 }),
+    ),
+    cut: fc.integer({ min: 300, max: 9000 }),
+    byte: fc.nat(255),
+  })
+  .map(({ kind, sector, counts, cut, byte }) => {
+    const requests: Request[] = [];
+    for (const count of counts) {
+      if (sector + count > SECTORS) break;
+      const range = { sector, count };
+      if (kind === "read") requests.push({ kind, range, cut });
+      else requests.push({ kind, range, cut, byte, durable: false });
+      sector += count;
+    }
+    return requests;
+  });
+
+const requests: fc.Arbitrary<Request[]> = fc
+  .array(
+    fc.oneof(
+      { weight: 8, arbitrary: request.map((one): Request[] => [one]) },
+      { weight: 1, arbitrary: run },
+    ),
+    { minLength: 1, maxLength: 12 },
+  )
+  .map((some) => some.flat());
+
 export const step: fc.Arbitrary<Step> = fc.oneof(
   {
     weight: 12,
     arbitrary: fc.record({
       kind: fc.constant("together" as const),
-      requests: fc.array(request, { minLength: 1, maxLength: 12 }),
+      requests,
     }),
+  },
+  {
+    weight: 2,
+    arbitrary: fc.record({ kind: fc.constant("spoilt" as const), requests, bad: range }),
   },
   { weight: 1, arbitrary: fc.record({ kind: fc.constant("reconnect" as const) }) },
   { weight: 1, arbitrary: fc.record({ kind: fc.constant("idle" as const) }) },
@@ -144,14 +184,14 @@ export const step: fc.Arbitrary<Step> = fc.oneof(
     weight: 1,
     arbitrary: fc.record({
       kind: fc.constant("cancel" as const),
-      requests: fc.array(request, { minLength: 1, maxLength: 12 }),
+      requests,
     }),
   },
   {
     weight: 1,
     arbitrary: fc.record({
       kind: fc.constant("suspend" as const),
-      requests: fc.array(request, { minLength: 1, maxLength: 12 }),
+      requests,
       cancelled: fc.boolean(),
       wait: fc.boolean(),
     }),

@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { RequestFlag } from "../../src/store/block-store.ts";
+import { Errno } from "../../src/store/errors.ts";
 import { explore, seconds } from "./budget.ts";
 import {
   enlarge,
@@ -14,6 +15,7 @@ import {
   type Step,
   step,
 } from "./ring-arbitraries.ts";
+import { overlaps } from "./spoilt-store.ts";
 import { World } from "./world.ts";
 
 /** A backend looks through its persistent pages every tenth of a second where they are too many. */
@@ -56,9 +58,10 @@ function contents({ sector, count }: Range, byte: number): Uint8Array {
   return bytes;
 }
 
-/** Sends a request, cut to the size of the disk; what it does to the model comes when it has ended. */
+/** Sends a request, cut to the size of the disk; what it does to the model comes when it has ended. One that touches a
+ * bad sector fails, and nobody else does. */
 function send(world: World, model: Bytes, request: Request, cancelled: boolean): Promise<void> {
-  const { runner } = world;
+  const { runner, store } = world;
   if (request.kind === "flush") {
     return runner.run({ operation: "flush" }).then((status) => {
       if (!cancelled) assert.equal(status, 0, "a flush");
@@ -70,8 +73,10 @@ function send(world: World, model: Bytes, request: Request, cancelled: boolean):
   const cut = { sector, count };
   const offset = sector * SECTOR;
   const length = count * SECTOR;
+  const spoilt = overlaps(store.bad, offset, length);
   const ended = (status: number, bytes: Uint8Array) => {
-    if (status === 0 && !cancelled) model.set(cut, bytes);
+    if (spoilt) model.forget(cut);
+    else if (status === 0 && !cancelled) model.set(cut, bytes);
     else if (cancelled) model.forget(cut);
     else assert.equal(status, 0, `${request.kind} of ${count} sectors at ${sector}`);
   };
@@ -85,6 +90,10 @@ function send(world: World, model: Bytes, request: Request, cancelled: boolean):
       });
       return watched.ended.then((status) => {
         if (cancelled) return;
+        if (spoilt) {
+          assert.equal(status, Errno.EIO, "a read of bad sectors");
+          return;
+        }
         assert.equal(status, 0, `read of ${count} sectors at ${sector}`);
         assert.ok(watched.guardsHold, "bytes beside the segments were touched");
         model.check(offset, watched.bytes);
@@ -100,7 +109,10 @@ function send(world: World, model: Bytes, request: Request, cancelled: boolean):
         flags,
         segmentLengths: [request.cut],
       } as const;
-      return runner.run(shape).then((status) => ended(status, bytes));
+      return runner.run(shape).then((status) => {
+        if (spoilt && !cancelled) assert.equal(status, Errno.EIO, "a write to bad sectors");
+        ended(status, bytes);
+      });
     }
     case "zero": {
       const flags = request.unmap ? RequestFlag.mayUnmap : 0;
@@ -143,6 +155,12 @@ async function take(world: World, model: Bytes, step: Step, large: boolean): Pro
     case "together":
       await Promise.all(begin(step.requests, false));
       break;
+    case "spoilt": {
+      world.store.bad = large ? enlarge(step.bad) : step.bad;
+      await Promise.all(begin(step.requests, false));
+      world.store.bad = undefined;
+      break;
+    }
     case "cancel": {
       const ends = begin(step.requests, true);
       await world.runner.store.cancel(new Error("the model cancels"));

@@ -7,13 +7,13 @@ import {
   BlockFrontend,
   type FrontendLimits,
 } from "../../src/block/index.ts";
-import type { BlockStore } from "../../src/store/block-store.ts";
 import { emulate } from "../../src/store/emulate.ts";
 import { openStore } from "../../src/store/registry.ts";
 import { RequestRunner, ShufflingStore, type VbdPair, vbdPair } from "../../src/testing/index.ts";
 import { systemClock } from "../../src/util/clock.ts";
 import type { Domain } from "../../src/xen/domain.ts";
 import { openPorts } from "./open-ports.ts";
+import { SpoiltStore } from "./spoilt-store.ts";
 
 /** Some requests are then always in flight. */
 const SHUFFLE_MILLISECONDS = 3;
@@ -32,7 +32,7 @@ export interface WorldOptions {
 export class World implements AsyncDisposable {
   readonly pair: VbdPair;
   readonly backend: BlockBackend;
-  readonly store: BlockStore;
+  readonly store: SpoiltStore;
   readonly #options: WorldOptions;
   /** What the domains have of their own: their xenstore rings, for instance. */
   readonly #before: readonly number[];
@@ -46,10 +46,11 @@ export class World implements AsyncDisposable {
     const parameters = { size: String(options.size) };
     const spec = { driver: "memory", parameters, filters: [] };
     const plain = await openStore(spec, { reactor: pair.reactor });
-    const store =
+    const disk =
       options.shuffle === undefined
         ? plain
         : new ShufflingStore(plain, pair.reactor, options.shuffle, SHUFFLE_MILLISECONDS);
+    const store = new SpoiltStore(disk, pair.reactor);
     const { backendDomain, paths } = pair;
     const limits = options.backend;
     const backend = await BlockBackend.open(backendDomain, paths.backend, store, { limits });
@@ -61,7 +62,7 @@ export class World implements AsyncDisposable {
   private constructor(
     pair: VbdPair,
     backend: BlockBackend,
-    store: BlockStore,
+    store: SpoiltStore,
     options: WorldOptions,
     before: readonly number[],
   ) {

@@ -35,7 +35,7 @@ const server: ServerStatistics = {
       statistics: sumStatistics(rings.map(({ statistics }) => statistics)),
       inFlight: 4,
       rings,
-      frontend: { waits: { "page shortage": 3 }, copiedBytes: 4096, errors: 0 },
+      frontend: { waits: { "page shortage": 3 }, merged: 5, copiedBytes: 4096, errors: 0 },
     },
   ],
   domains: [
@@ -71,6 +71,7 @@ test("every ring has a sample of its own, labelled by vdev, link and ring", () =
   const text = prometheusText(metricsOf(server));
   assert.match(text, /^vbdkit_rd_req_total\{vdev="xvda",link="thread",ring="0"\} 1$/m);
   assert.match(text, /^vbdkit_rd_req_total\{vdev="xvda",link="thread",ring="1"\} 101$/m);
+  assert.match(text, /^vbdkit_frontend_merged_requests_total\{vdev="xvda",link="thread"\} 5$/m);
   assert.match(
     text,
     /^vbdkit_broken_rules_total\{vdev="xvda",link="thread",ring="1",rule="endOfDevice"\} 7$/m,

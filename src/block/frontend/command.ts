@@ -1,5 +1,6 @@
 /** One request of ours to the backend (FreeBSD's struct xbd_command, Linux's blk_shadow): a ring slot's worth of a
- * caller's request. Its id on the ring is its index, so a response names it without a search. */
+ * caller's request, or several whole ones that lie side by side on the disk. Its id on the ring is its index, so a
+ * response names it without a search. */
 import type { BlockRequest } from "../../store/block-store.ts";
 
 export const CommandState = { free: 0, busy: 1 } as const;
@@ -13,11 +14,13 @@ export class Command {
   sequence = 0;
   /** Operation on the ring; for an indirect request the inner one, which the response must carry. */
   operation = 0;
-  /** The caller's request that this is a piece of. */
+  /** The caller's request that this is a piece of; the first where it carries several. */
   request: BlockRequest | undefined = undefined;
-  /** Byte of the request's data where this piece begins. */
+  /** The last that it carries: the others are linked from the first on. The same as `request` where that is one. */
+  last: BlockRequest | undefined = undefined;
+  /** Byte of the (first) request's data where this piece begins. */
   byte = 0;
-  /** Bytes of this piece. */
+  /** Bytes of this piece, or of all requests together. */
   length = 0;
   /** Lent by the page pool; the first `pageCount` count. */
   readonly pages: Uint32Array;

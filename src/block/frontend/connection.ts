@@ -11,9 +11,10 @@ import {
   segmentsFor,
   unitBytes,
 } from "../features.ts";
+import type { FrontendCounters } from "./counters.ts";
 import { type Device, SECTOR_SIZE } from "./negotiation.ts";
 import { PagePool } from "./page-pool.ts";
-import { type FrontendCounters, FrontendQueue, type QueueOwner } from "./queue.ts";
+import { FrontendQueue, type QueueOwner } from "./queue.ts";
 import { MIN_POOL_PAGES, type RingOffer } from "./rings.ts";
 import type { QueueFeatures } from "./slot-writer.ts";
 

@@ -25,7 +25,10 @@ export class Dispatcher implements Kickable {
   readonly #freezer: Freezer;
   #queues: readonly FrontendQueue[] = [];
   #features: QueueFeatures | undefined = undefined;
+  /** The ring that had the last request, where that ended on the disk, and how much went there without a gap. Bytes. */
   #next = 0;
+  #end = 0;
+  #runBytes = 0;
   readonly #held = new Fifo<BlockRequest>();
   /** Ordered writes whose barriers were refused: they come before what is held. */
   readonly #again = new Fifo<BlockRequest>();
@@ -122,10 +125,16 @@ export class Dispatcher implements Kickable {
     return idle;
   }
 
+  /** To the rings in turn; what goes on where the last one ended stays with it, while one command can carry both. */
   #pass(request: BlockRequest): void {
-    const queue = this.#queues[this.#next]!;
-    this.#next = (this.#next + 1) % this.#queues.length;
-    queue.submit(request);
+    const { offset, length } = request;
+    this.#runBytes += length;
+    if (offset !== this.#end || this.#runBytes > this.#features!.maxSegments * PAGE_SIZE) {
+      this.#runBytes = length;
+      this.#next = (this.#next + 1) % this.#queues.length;
+    }
+    this.#end = offset + length;
+    this.#queues[this.#next]!.submit(request);
   }
 
   /** Whether the backend keeps an ordered write in order; a barrier on one ring says nothing about others. */

@@ -29,13 +29,13 @@ import { dialects, type FrontendLimits, type Negotiated } from "../features.ts";
 import { brokenRule } from "./broken-rule.ts";
 import { ORDERED } from "./completion.ts";
 import { Connection, protocolKey } from "./connection.ts";
+import { type FrontendCounters, frontendCounters } from "./counters.ts";
 import { Dispatcher } from "./dispatcher.ts";
 import { pollWrite } from "./dump.ts";
 import { type FrontendFigures, figuresOf } from "./figures.ts";
-import { freezeCounts } from "./freeze.ts";
 import { type Device, readDevice, readRingLimits, readSize, readVdev } from "./negotiation.ts";
 import { type BlockFrontendOptions, type FrontendDevice, limitsOf } from "./options.ts";
-import type { FrontendCounters, QueueOwner } from "./queue.ts";
+import type { QueueOwner } from "./queue.ts";
 import { RingOffer, type RingPages } from "./rings.ts";
 
 /** A backend that does not answer Closing is left behind after this: it may be dead. */
@@ -50,13 +50,7 @@ export class BlockFrontend implements BlockStore {
   readonly #dispatcher: Dispatcher;
   readonly #owner: QueueOwner;
   readonly #listeners = new StoreListeners();
-  readonly counters: FrontendCounters = {
-    requests: 0,
-    responses: 0,
-    freezes: freezeCounts(),
-    copiedBytes: 0,
-    errors: 0,
-  };
+  readonly counters: FrontendCounters = frontendCounters();
   #device: XenbusDevice;
   #connected = Promise.withResolvers<void>();
   #otherendClosed = Promise.withResolvers<void>();

@@ -1,5 +1,5 @@
 /**
- * One ring of a frontend: cuts callers' requests into commands, puts them on the ring, and completes them by the
+ * One ring of a frontend: cuts callers' requests into commands, or joins them, puts them on the ring, and completes them by the
  * responses (FreeBSD's xbd_startio and xbd_int, Linux's blkif_queue_rq and blkif_interrupt).
  *
  * Invariants: order is kept while a request waits for a command, pages or grants; every command that was published is
@@ -23,10 +23,12 @@ import {
 import { type Domain, type EventChannel, PAGE_SIZE } from "../../xen/domain.ts";
 import { errnoOfStatus } from "../status.ts";
 import { Command, CommandState } from "./command.ts";
-import { BARRIER, complete } from "./completion.ts";
+import { ALONE, BARRIER, complete } from "./completion.ts";
+import type { FrontendCounters } from "./counters.ts";
 import { EventGuard } from "./event-guard.ts";
-import { type FreezeCounts, Freezer } from "./freeze.ts";
+import { Freezer } from "./freeze.ts";
 import type { PagePool } from "./page-pool.ts";
+import { lastOfRun } from "./run.ts";
 import { type QueueFeatures, SlotWriter } from "./slot-writer.ts";
 
 /** Whom a ring tells. */
@@ -52,17 +54,6 @@ export interface FrontendQueueOptions {
   readonly vdev: number;
   readonly counters: FrontendCounters;
   readonly owner: QueueOwner;
-}
-
-/** Of all rings that a frontend has had. */
-export interface FrontendCounters {
-  requests: number;
-  responses: number;
-  /** Times that sending stopped, by reason. */
-  readonly freezes: FreezeCounts;
-  /** Bytes copied between callers' memory and granted pages. */
-  copiedBytes: number;
-  errors: number;
 }
 
 /** What became of a waiting request in one step. */
@@ -230,6 +221,10 @@ export class FrontendQueue implements Kickable {
     const request = command.request!;
     const features = this.#features;
     if (errno !== Errno.EOPNOTSUPP || operation <= BLKIF_OP_WRITE) {
+      if (request !== command.last && !this.#barrierAfter(command)) {
+        this.#part(command);
+        return;
+      }
       this.#counters.errors++;
       this.#release(command, errno);
       return;
@@ -257,10 +252,37 @@ export class FrontendQueue implements Kickable {
     this.#owner.unordered(request);
   }
 
+  /** Requests that failed together are tried one by one: nobody's request fails because of what a neighbour asked
+   * for. (Linux fails them all, and leaves it to page cache and file system to try again; a disk has callers that do
+   * not.) They come next, but for one that is being cut. */
+  #part(command: Command): void {
+    const cut = this.#cut > 0 ? this.#waiting.shift() : undefined;
+    for (let request = command.request; request !== undefined; ) {
+      const { next } = request;
+      request.flags |= ALONE;
+      request.childrenLeft = 0;
+      this.#waiting.unshift(request);
+      request = next;
+    }
+    if (cut !== undefined) this.#waiting.unshift(cut);
+    this.#reclaim(command);
+  }
+
+  /** Whether a barrier was sent after it: what is sent now would come after what was to come last. */
+  #barrierAfter({ sequence }: Command): boolean {
+    return this.#commands.some(
+      (command) =>
+        command.state === CommandState.busy &&
+        command.operation === BLKIF_OP_WRITE_BARRIER &&
+        command.sequence > sequence,
+    );
+  }
+
   #reclaim(command: Command): void {
     this.#writer.release(command);
     command.state = CommandState.free;
     command.request = undefined;
+    command.last = undefined;
     this.#free.push(command);
     this.#inFlight--;
     this.#freezer.thaw("command shortage");
@@ -269,11 +291,16 @@ export class FrontendQueue implements Kickable {
 
   #release(command: Command, errno: number): void {
     const request = command.request!;
+    const { last } = command;
     if (errno === 0 && command.operation === BLKIF_OP_READ) {
       this.#counters.copiedBytes += command.length;
-      this.#writer.copyIn(command, request);
+      this.#writer.copyIn(command);
     }
     this.#reclaim(command);
+    if (request !== last) {
+      completeRun(request, errno);
+      return;
+    }
     if (errno !== 0) request.status ||= errno;
     if (--request.childrenLeft > 0) return;
     // The first waiting request may have more to cut.
@@ -310,7 +337,7 @@ export class FrontendQueue implements Kickable {
       const step = this.#step(request, command);
       if (step === Step.short) return;
       if (step === Step.part) continue;
-      // Where a barrier is kept in order by other means, it waits no more here.
+      // A barrier that is kept in order by other means waits no more here, nor does what was sent with others.
       if (this.#waiting.peek() !== request) continue;
       this.#shift();
       if (request.childrenLeft === 0) complete(request);
@@ -368,9 +395,10 @@ export class FrontendQueue implements Kickable {
   #transfer(request: BlockRequest, command: Command, operation: number): Step {
     const left = request.length - this.#cut;
     if (left === 0) return Step.whole;
-    let length = Math.min(left, this.#maxPiece);
+    let room = this.#maxPiece;
     // With nothing on the ring no page will come back: those there are have to do.
-    if (this.#inFlight === 0) length = Math.min(length, this.#writer.affordable);
+    if (this.#inFlight === 0) room = Math.min(room, this.#writer.affordable);
+    let length = Math.min(left, room);
     if (length === 0) {
       this.#owner.broken(`keeps ${this.#pool.quarantined} of our pages mapped`);
       return Step.short;
@@ -380,7 +408,10 @@ export class FrontendQueue implements Kickable {
       this.#owner.unordered(request);
       return Step.whole;
     }
-    const shortage = this.#writer.transfer(command, request, operation, this.#cut, length);
+    const whole = length === request.length;
+    const last = whole && request.next !== undefined ? lastOfRun(request, room) : request;
+    if (last !== request) length = last.offset + last.length - request.offset;
+    const shortage = this.#writer.transfer(command, request, last, operation, this.#cut, length);
     if (shortage !== undefined) {
       this.#freezer.freeze(shortage);
       if (shortage === "grant shortage") this.#awaitGrants(Math.ceil(length / PAGE_SIZE));
@@ -388,8 +419,18 @@ export class FrontendQueue implements Kickable {
     }
     if (operation !== BLKIF_OP_READ) this.#counters.copiedBytes += length;
     this.#sent(request);
-    this.#cut += length;
-    return length === left ? Step.whole : Step.part;
+    if (last !== request) this.#joined(request, last);
+    else this.#cut += length;
+    return length >= left ? Step.whole : Step.part;
+  }
+
+  /** A run was sent: its requests wait no more, and stay linked. */
+  #joined(first: BlockRequest, last: BlockRequest): void {
+    for (let request = first.next; request !== last.next; request = request!.next) {
+      request!.childrenLeft = 1;
+      this.#counters.merged++;
+    }
+    this.#waiting.shiftThrough(last);
   }
 
   #awaitGrants(count: number): void {
@@ -432,9 +473,14 @@ export class FrontendQueue implements Kickable {
     const first = this.#waiting.peek();
     const busy = this.#commands.filter(({ state }) => state === CommandState.busy);
     for (const command of busy.sort((one, other) => one.sequence - other.sequence)) {
-      if (command.request !== first) requests.add(command.request!);
+      // What is being cut waits, and is found there.
+      for (let request = command.request; request !== undefined && request !== first; ) {
+        requests.add(request);
+        request = request === command.last ? undefined : request.next;
+      }
       command.state = CommandState.free;
       command.request = undefined;
+      command.last = undefined;
     }
     for (const request of this.#takeWaiting()) requests.add(request);
     for (const request of requests) request.childrenLeft = 0;
@@ -450,5 +496,15 @@ export class FrontendQueue implements Kickable {
     this.#guard[Symbol.dispose]();
     this.#channel.onevent = undefined;
     this.#channel[Symbol.dispose]();
+  }
+}
+
+/** Completes the linked requests of a command. Each may be submitted again at once, and then has another link. */
+function completeRun(first: BlockRequest, errno: number): void {
+  for (let request: BlockRequest | undefined = first; request !== undefined; ) {
+    const { next } = request as BlockRequest;
+    request.childrenLeft = 0;
+    complete(request, errno);
+    request = next;
   }
 }

@@ -1,5 +1,5 @@
 /**
- * Turns a piece of a caller's request into a slot of the ring, with its pages and grants (FreeBSD's xbd_queue_cb and
+ * Turns a piece of a caller's request, or a run of whole ones, into a slot of the ring, with its pages and grants (FreeBSD's xbd_queue_cb and
  * xbd_mksegarray, Linux's blkif_queue_rw_req), and takes the pages back when it was answered.
  *
  * Invariant: a page is granted for reading alone where the backend is to read it alone, unless it keeps its mappings;
@@ -104,11 +104,12 @@ export class SlotWriter {
     return bytes - (bytes % this.#features.sectorSize);
   }
 
-  /** `operation` (a read, write or barrier) on `length` bytes of the request from byte `byte` on. Nothing has happened
-   * where something is short. */
+  /** `operation` (a read, write or barrier) on `length` bytes of the request from byte `byte` on, or on all of the run
+   * that ends with `last`. Nothing has happened where something is short. */
   transfer(
     command: Command,
     request: BlockRequest,
+    last: BlockRequest,
     operation: number,
     byte: number,
     length: number,
@@ -122,11 +123,13 @@ export class SlotWriter {
       this.release(command);
       return "grant shortage";
     }
-    if (operation !== BLKIF_OP_READ) this.#copyOut(command, request);
+    command.request = request;
+    command.last = last;
+    if (operation !== BLKIF_OP_READ) this.#copyOut(command);
     else if (!this.#features.trusted) this.#clear(command, 0);
     this.#number((request.offset + byte) / this.#features.numberUnit);
     this.#raw.operation = command.indirect ? BLKIF_OP_INDIRECT : operation;
-    this.#push(command, request, operation);
+    this.#push(command, operation);
     return undefined;
   }
 
@@ -136,7 +139,9 @@ export class SlotWriter {
     this.#raw.segmentCount = 0;
     this.#number(0);
     this.#raw.operation = operation;
-    this.#push(command, request, operation);
+    command.request = request;
+    command.last = request;
+    this.#push(command, operation);
   }
 
   discard(command: Command, request: BlockRequest): void {
@@ -148,12 +153,14 @@ export class SlotWriter {
     this.#number(request.offset / this.#features.numberUnit);
     raw.discardSectorsLow = lowHalf(count);
     raw.discardSectorsHigh = highHalf(count);
-    this.#push(command, request, raw.operation);
+    command.request = request;
+    command.last = request;
+    this.#push(command, raw.operation);
   }
 
-  /** Copies what was read to the caller's memory. */
-  copyIn(command: Command, request: BlockRequest): void {
-    this.#copy(false, command, request);
+  /** Copies what was read to the callers' memory. */
+  copyIn(command: Command): void {
+    this.#copy(false, command);
   }
 
   /** Gives the pages of a command back. */
@@ -169,14 +176,13 @@ export class SlotWriter {
     this.#raw.sectorHigh = highHalf(sector);
   }
 
-  #push(command: Command, request: BlockRequest, operation: number): void {
+  #push(command: Command, operation: number): void {
     this.#raw.handle = this.#handle;
     this.#raw.idLow = command.id;
     this.#raw.idHigh = 0;
     command.state = CommandState.busy;
     command.sequence = this.#sequence++;
     command.operation = operation;
-    command.request = request;
     this.#ring.push(this.#raw);
   }
 
@@ -221,8 +227,8 @@ export class SlotWriter {
     return true;
   }
 
-  #copyOut(command: Command, request: BlockRequest): void {
-    this.#copy(true, command, request);
+  #copyOut(command: Command): void {
+    this.#copy(true, command);
     const tail = command.length % PAGE_SIZE;
     if (tail !== 0 && !this.#features.trusted) this.#clear(command, command.pageCount - 1, tail);
   }
@@ -236,16 +242,26 @@ export class SlotWriter {
     }
   }
 
-  #copy(toPages: boolean, command: Command, request: BlockRequest): void {
-    copyPages(
-      toPages,
-      request.segments!,
-      request.segmentByte + command.byte,
-      this.#pool.region,
-      this.#pool.start(0),
-      command.pages,
-      command.pageCount,
-      command.length,
-    );
+  /** The data of a run lies in the pages without gaps, as it does on the disk. */
+  #copy(toPages: boolean, command: Command): void {
+    const { last } = command;
+    let { byte } = command;
+    let done = 0;
+    for (let request = command.request!; ; request = request.next!) {
+      const length = Math.min(request.length - byte, command.length - done);
+      copyPages(
+        toPages,
+        request.segments!,
+        request.segmentByte + byte,
+        this.#pool.region,
+        this.#pool.start(0),
+        command.pages,
+        done,
+        length,
+      );
+      if (request === last) return;
+      done += length;
+      byte = 0;
+    }
   }
 }
