@@ -33,9 +33,9 @@ export const plantedBugs: readonly PlantedBug[] = [
   },
   {
     name: "an id used again while it is in flight",
-    file: "src/block/frontend/queue.ts",
-    from: "    this.#free.shift();\n    request.childrenLeft++;",
-    to: "    const used = this.#free.shift()!; if (this.#counters.requests % 97 === 96) this.#free.push(used);\n    request.childrenLeft++;",
+    file: "src/block/frontend/commands.ts",
+    from: "    this.#free.shift();",
+    to: "    const used = this.#free.shift()!; if (used.sequence % 97 === 96) this.#free.push(used);",
   },
   {
     name: "a mapping leaked when another of the request fails",
@@ -94,7 +94,7 @@ export const plantedBugs: readonly PlantedBug[] = [
   {
     name: "the second of joined requests is not sent again after a resume",
     file: "src/block/frontend/queue.ts",
-    from: "        request = request === command.last ? undefined : request.next;",
+    from: "        request = request === last ? undefined : request.next;",
     to: "        request = undefined;",
   },
   {

@@ -21,6 +21,9 @@ import { World } from "./world.ts";
 /** A backend looks through its persistent pages every tenth of a second where they are too many. */
 const IDLE_MILLISECONDS = 120;
 
+/** Whole lives take a tenth of it, on a machine that is busy. */
+const PATIENCE_MILLISECONDS = 30_000;
+
 /** The disk, and where it may hold anything: after a discard, or after requests of which nobody knows the order. */
 class Bytes {
   readonly bytes = new Uint8Array(SIZE);
@@ -196,6 +199,14 @@ async function take(world: World, model: Bytes, step: Step, large: boolean): Pro
   }
 }
 
+/** Nothing that was asked for may go unanswered. */
+async function ended(step: Step, taken: Promise<void>): Promise<void> {
+  const { promise, reject } = Promise.withResolvers<never>();
+  const late = () => reject(new Error(`a step never ends: ${JSON.stringify(step)}`));
+  const timer = setTimeout(late, PATIENCE_MILLISECONDS);
+  await Promise.race([taken, promise]).finally(() => clearTimeout(timer));
+}
+
 function enlarged(request: Request): Request {
   return request.kind === "flush" ? request : { ...request, range: enlarge(request.range) };
 }
@@ -209,7 +220,8 @@ test("our two drivers agree with an array of bytes, whatever they agreed on", {
   const lives = await explore(0.4, life, async ({ limits, steps }) => {
     await using world = await World.open(limits);
     const model = new Bytes();
-    for (const step of steps) await take(world, model, step, limits.backend.sectorSize > SECTOR);
+    const large = limits.backend.sectorSize > SECTOR;
+    for (const step of steps) await ended(step, take(world, model, step, large));
     model.check(0, await world.runner.read(0, model.size));
     await world.detach();
   });

@@ -1,10 +1,8 @@
 /**
- * A frontend: the life of one vbd on xenbus, and the disk it shows (xen-blkfront.c: blkfront_probe, talk_to_blkback,
- * blkfront_connect, blkfront_resume; FreeBSD's xbd_attach, xbd_initialize, xbd_connect, xbd_suspend, xbd_resume).
+ * A frontend: the disk that a vbd shows. It is a BlockStore, so that whatever is written against that port works over a
+ * ring; how it comes to have a backend, loses it and finds another is its life on xenbus, life.ts.
  *
- * It is a BlockStore: whatever is written against that port works over a ring. Invariants: what the backend says is
- * followed one state at a time; whatever was granted is taken back before the memory is used again; a request that was
- * submitted is completed once, over however many connections.
+ * Invariant: a request is checked before a ring sees it, and who breaks a rule of the disk is told so by its errno.
  */
 import type {
   BlockRequest,
@@ -13,60 +11,24 @@ import type {
   Extent,
   StoreListener,
 } from "../../store/block-store.ts";
-import { Errno, StoreError } from "../../store/errors.ts";
-import { StoreListeners } from "../../store/listeners.ts";
+import { StoreError } from "../../store/errors.ts";
+import type { Clock } from "../../util/clock.ts";
 import { type Domain, XenError } from "../../xen/domain.ts";
 import { vdevName } from "../../xen/vbd.ts";
-import {
-  findOtherend,
-  parseState,
-  readNumber,
-  stateName,
-  XenbusDevice,
-  XenbusState,
-} from "../../xen/xenbus.ts";
-import { dialects, type FrontendLimits, type Negotiated } from "../features.ts";
+import type { Negotiated } from "../features.ts";
 import { brokenRule } from "./broken-rule.ts";
 import { ORDERED } from "./completion.ts";
-import { Connection, protocolKey } from "./connection.ts";
-import { type FrontendCounters, frontendCounters } from "./counters.ts";
-import { Dispatcher } from "./dispatcher.ts";
+import type { FrontendCounters } from "./counters.ts";
 import { pollWrite } from "./dump.ts";
 import { type FrontendFigures, figuresOf } from "./figures.ts";
-import { type Device, readDevice, readRingLimits, readSize, readVdev } from "./negotiation.ts";
-import { type BlockFrontendOptions, type FrontendDevice, limitsOf } from "./options.ts";
-import type { QueueOwner } from "./queue.ts";
-import { RingOffer, type RingPages } from "./rings.ts";
-
-/** A backend that does not answer Closing is left behind after this: it may be dead. */
-const CLOSE_TIMEOUT_MILLISECONDS = 5000;
+import { FrontendLife } from "./life.ts";
+import type { BlockFrontendOptions, FrontendDevice } from "./options.ts";
+import type { RingPages } from "./rings.ts";
 
 export class BlockFrontend implements BlockStore {
+  readonly #life: FrontendLife;
   readonly #domain: Domain;
-  readonly #limits: FrontendLimits;
-  readonly #options: BlockFrontendOptions;
-  readonly #vdev: number;
-  readonly #trusted: boolean;
-  readonly #dispatcher: Dispatcher;
-  readonly #owner: QueueOwner;
-  readonly #listeners = new StoreListeners();
-  readonly counters: FrontendCounters = frontendCounters();
-  #device: XenbusDevice;
-  #connected = Promise.withResolvers<void>();
-  #otherendClosed = Promise.withResolvers<void>();
-  #offer: RingOffer | undefined = undefined;
-  #connection: Connection | undefined = undefined;
-  /** What the last backend may still map. */
-  #former = new DisposableStack();
-  /** The backend may be connected to rings that we no longer have: it is to close first. */
-  #stale: boolean;
-  /** From resume() until there is a connection again. */
-  #resuming = false;
-  #info: BlockStoreInfo | undefined = undefined;
-  #otherendState: XenbusState = XenbusState.unknown;
-  #error: Error | undefined = undefined;
-  #users = 0;
-  #disposal: Promise<void> | undefined = undefined;
+  readonly #clock: Clock;
 
   /** Connects to the backend that the directory names; resolves with a disk. Rejects with what the backend said. */
   static async connect(
@@ -74,90 +36,49 @@ export class BlockFrontend implements BlockStore {
     path: string,
     options: BlockFrontendOptions,
   ): Promise<BlockFrontend> {
-    options.signal?.throwIfAborted();
-    const end = await findOtherend(domain, path, "frontend");
-    const device = new XenbusDevice(domain, end);
-    let vdev: number;
-    try {
-      vdev = await readVdev(domain.store, path);
-    } catch (error) {
-      await device.fatal(error);
-      throw error;
-    }
-    const trusted = (await readNumber(domain.store, `${path}/trusted`)) !== 0;
-    const before = parseState(await domain.store.read(`${path}/state`));
-    const frontend = new BlockFrontend(device, vdev, trusted, before, options);
-    const abort = () => frontend.#connected.reject(options.signal?.reason);
-    options.signal?.addEventListener("abort", abort, { once: true });
-    try {
-      if (before !== XenbusState.initialising) await device.switchState(XenbusState.initialising);
-      await frontend.#follow();
-      await frontend.#connected.promise;
-      return frontend;
-    } catch (error) {
-      await frontend[Symbol.asyncDispose]();
-      throw error;
-    } finally {
-      options.signal?.removeEventListener("abort", abort);
-    }
+    const life = await FrontendLife.connect(domain, path, options);
+    return new BlockFrontend(life, domain, options.clock);
   }
 
-  private constructor(
-    device: XenbusDevice,
-    vdev: number,
-    trusted: boolean,
-    before: XenbusState,
-    options: BlockFrontendOptions,
-  ) {
-    this.#domain = device.domain;
-    this.#device = device;
-    this.#vdev = vdev;
-    this.#options = options;
-    this.#limits = limitsOf(options);
-    this.#trusted = trusted && this.#limits.trusted;
-    // A kernel before ours (kexec, or a boot loader that did not close) left its state there.
-    this.#stale = before >= XenbusState.initialised && before <= XenbusState.closing;
-    this.#dispatcher = new Dispatcher(this.#domain.reactor, this.counters.freezes);
-    this.#owner = {
-      broken: (reason) => this.#broken(reason),
-      quiet: () => this.#dispatcher.quiet(),
-      withdrawn: () => this.#withdrawn(),
-      unordered: (request) => this.#dispatcher.unordered(request),
-    };
-    this.#connected.promise.catch(() => {});
+  private constructor(life: FrontendLife, domain: Domain, clock: Clock) {
+    this.#life = life;
+    this.#domain = domain;
+    this.#clock = clock;
   }
 
   get path(): string {
-    return this.#device.path;
+    return this.#life.path;
   }
 
   get info(): BlockStoreInfo {
-    if (this.#info === undefined) throw new XenError("ENXIO", "the vbd is not connected");
-    return this.#info;
+    const { info } = this.#life;
+    if (info === undefined) throw new XenError("ENXIO", "the vbd is not connected");
+    return info;
   }
 
-  get #live(): Connection {
-    if (this.#connection === undefined) throw new XenError("ENXIO", "the vbd is not connected");
-    return this.#connection;
+  get counters(): FrontendCounters {
+    return this.#life.counters;
   }
 
   get negotiated(): Negotiated {
-    return this.#live.negotiated;
+    return this.#life.connection.negotiated;
   }
 
   /** What was negotiated, under the names that FreeBSD's sysctls and Linux's module parameters have. */
   get figures(): FrontendFigures {
-    return figuresOf(this.#live.negotiated, this.#limits, this.#trusted);
+    const { limits, trusted } = this.#life;
+    return figuresOf(this.negotiated, limits, trusted);
   }
 
   get device(): FrontendDevice {
-    const { readOnly, cdrom, removable } = this.#live.device;
-    return { vdev: this.#vdev, name: vdevName(this.#vdev), readOnly, cdrom, removable };
+    const { vdev, connection } = this.#life;
+    const { readOnly, cdrom, removable } = connection.device;
+    return { vdev, name: vdevName(vdev), readOnly, cdrom, removable };
   }
 
   /** The pages of each ring. */
   get rings(): readonly RingPages[] {
-    return this.#live.offer.rings;
+    return this.#life.connection.offer.rings;
   }
 
   get ring(): RingPages {
@@ -165,9 +86,9 @@ export class BlockFrontend implements BlockStore {
   }
 
   submit(request: BlockRequest): void {
-    const errno = brokenRule(request, this.#info);
-    if (errno !== 0) this.#dispatcher.refuse(request, errno);
-    else this.#dispatcher.submit(request);
+    const errno = brokenRule(request, this.#life.info);
+    if (errno !== 0) this.#life.dispatcher.refuse(request, errno);
+    else this.#life.dispatcher.submit(request);
   }
 
   /** As `submit`, for a write that happens after all that were submitted before it and before all that are submitted
@@ -181,13 +102,13 @@ export class BlockFrontend implements BlockStore {
    * is in flight is awaited first. The backend is to be on another thread, or to finish within its kicks. Throws
    * XenError("EIO" | "EBUSY"), with EBUSY after `timeoutMilliseconds`. */
   dumpWrite(offset: number, bytes: Uint8Array, timeoutMilliseconds: number = 30_000): void {
-    const { queues } = this.#live;
-    const deadline = this.#options.clock.now() + timeoutMilliseconds;
+    const { queues } = this.#life.connection;
+    const deadline = this.#clock.now() + timeoutMilliseconds;
     pollWrite({
       queues,
       reactor: this.#domain.reactor,
-      late: () => this.#options.clock.now() > deadline,
-      check: (request) => brokenRule(request, this.#info),
+      late: () => this.#clock.now() > deadline,
+      check: (request) => brokenRule(request, this.#life.info),
       offset,
       bytes,
     });
@@ -207,310 +128,35 @@ export class BlockFrontend implements BlockStore {
   }
 
   subscribe(listener: StoreListener): Disposable {
-    return this.#listeners.subscribe(listener);
+    return this.#life.listeners.subscribe(listener);
   }
 
   /** What is on the ring cannot be called back: it is awaited. */
   async cancel(): Promise<void> {
-    await this.#dispatcher.cancel();
+    await this.#life.dispatcher.cancel();
   }
 
   /** Says that somebody uses the disk: until everybody has said that they do no more, a backend that wants to close has to
    * wait. */
   hold(): Disposable {
-    this.#users++;
-    let held = true;
-    return {
-      [Symbol.dispose]: () => {
-        if (!held) return;
-        held = false;
-        if (--this.#users === 0 && this.#otherendState === XenbusState.closing) this.#device.poke();
-      },
-    };
+    return this.#life.hold();
   }
 
   /** Before the domain is suspended: sends nothing more. What is in flight need not be answered (Linux); with a time, it is
    * waited for, and XenError("EBUSY") calls the suspension off (FreeBSD, 30 seconds). */
-  async suspend(waitMilliseconds: number = 0): Promise<void> {
-    this.#dispatcher.suspend();
-    if (
-      waitMilliseconds === 0 ||
-      (await this.#within(this.#dispatcher.drained(), waitMilliseconds))
-    ) {
-      return;
-    }
-    this.#dispatcher.resume();
-    throw new XenError("EBUSY", `${this.path}: requests are not answered; not suspended`);
+  suspend(waitMilliseconds: number = 0): Promise<void> {
+    return this.#life.suspend(waitMilliseconds);
   }
 
   /** After the domain was resumed, or a backend moved: event channels and grants are made anew with the backend that the
    * directory names now, and what was in flight is sent again. Resolves when it is connected. A cancelled suspension
    * goes on with what there is. */
-  async resume(options: { readonly cancelled?: boolean } = {}): Promise<void> {
-    if (options.cancelled === true) {
-      this.#dispatcher.resume();
-      this.#device.poke();
-      return;
-    }
-    if (this.#error !== undefined) throw this.#error;
-    const { path, otherendPath } = this.#device;
-    await this.#device[Symbol.asyncDispose]();
-    this.#resuming = true;
-    this.#drop();
-    this.#connected = Promise.withResolvers();
-    // Whoever waits for it is told below.
-    this.#connected.promise.catch(() => {});
-    try {
-      const end = await findOtherend(this.#domain, path, "frontend");
-      this.#device = new XenbusDevice(this.#domain, end);
-      this.#stale = end.otherendPath === otherendPath;
-      await this.#device.switchState(XenbusState.initialising);
-      this.#dispatcher.resume();
-      await this.#follow();
-    } catch (error) {
-      this.#fatal(error);
-    }
-    await this.#connected.promise;
-  }
-
-  #follow(): Promise<void> {
-    return this.#device.follow(
-      (state) => this.#otherend(state),
-      (error) => this.#fatal(error),
-    );
-  }
-
-  #announce(error: Error): void {
-    if (this.#error !== undefined) return;
-    this.#error = error;
-    this.#listeners.failed(error);
-  }
-
-  /** blkback_changed of xen-blkfront.c. */
-  async #otherend(state: XenbusState): Promise<void> {
-    this.#otherendState = state;
-    if (this.#error !== undefined) {
-      if (state >= XenbusState.closing || state === XenbusState.unknown) await this.#gone(state);
-      return;
-    }
-    // FreeBSD's XBD_STATE_SUSPENDED: resume() looks afresh.
-    if (this.#dispatcher.suspended && this.#disposal === undefined) return;
-    switch (state) {
-      case XenbusState.initialising:
-        if (this.#connection !== undefined) await this.#lost(state);
-        return;
-      case XenbusState.initWait:
-        if (this.#connection !== undefined) await this.#lost(state);
-        if (this.#error === undefined && this.#offer === undefined) await this.#initialise();
-        return;
-      case XenbusState.initialised:
-        if (this.#offer === undefined) await this.#initialise();
-        return;
-      case XenbusState.connected:
-        if (this.#stale) await this.#device.switchState(XenbusState.closed);
-        else if (this.#offer === undefined) await this.#initialise();
-        else if (this.#connection === undefined) await this.#connect();
-        else await this.#resized();
-        return;
-      case XenbusState.closing:
-        await this.#closing();
-        return;
-      case XenbusState.closed:
-      case XenbusState.unknown:
-        await this.#lost(state);
-    }
-  }
-
-  /** Whether a backend that goes away is expected to come again. */
-  async #mayReturn(): Promise<boolean> {
-    if (this.#disposal !== undefined) return false;
-    const wanted = this.#info !== undefined && this.#options.reconnect === true;
-    if (!wanted && !this.#stale && !this.#resuming) return false;
-    const online = await readNumber(
-      this.#domain.store,
-      `${this.#device.otherendPath}/online`,
-    ).catch(() => undefined);
-    return online !== 0;
-  }
-
-  /** The backend wants to close. */
-  async #closing(): Promise<void> {
-    if (await this.#mayReturn()) {
-      this.#drop();
-      await this.#device.switchState(XenbusState.closed);
-      return;
-    }
-    if (this.#users > 0 && this.#options.forceClose !== true && this.#connection !== undefined) {
-      const text = `EBUSY ${this.path}: Device in use; refusing to close`;
-      await this.#domain.store.write(`${this.path}/error`, text);
-      return;
-    }
-    await this.#gone(XenbusState.closing);
-  }
-
-  /** The backend let go of our rings, or was begun anew. */
-  async #lost(state: XenbusState): Promise<void> {
-    if (!(await this.#mayReturn())) {
-      await this.#gone(state);
-      return;
-    }
-    this.#drop();
-    // A backend that closed waits for it.
-    if (this.#device.state !== XenbusState.initialising || state === XenbusState.closed) {
-      await this.#device.switchState(XenbusState.initialising);
-    }
-  }
-
-  /** What was on the rings waits for the next ones. The pages are taken back when the backend has let go of them, which
-   * it has when it wants our rings again. */
-  #drop(): void {
-    this.#dispatcher.detach();
-    if (this.#connection !== undefined) this.#former.use(this.#connection);
-    else if (this.#offer !== undefined) this.#former.use(this.#offer);
-    this.#connection = undefined;
-    this.#offer = undefined;
-  }
-
-  async #gone(state: XenbusState): Promise<void> {
-    if (this.#offer === undefined && this.#info === undefined && state !== XenbusState.closing) {
-      return;
-    }
-    const said = await this.#domain.store
-      .read(`${this.#device.otherendPath}/error`)
-      .catch(() => undefined);
-    const why = said === undefined ? `went to ${stateName(state)}` : `failed: ${said}`;
-    const error = new XenError("EIO", `${this.#device.otherendPath} ${why}`);
-    this.#connected.reject(error);
-    if (state !== XenbusState.closing) this.#otherendClosed.resolve();
-    if (this.#disposal !== undefined) return;
-    this.#announce(error);
-    this.#dispatcher.fail(Errno.EIO);
-    const ours = this.#device.state;
-    if (ours !== XenbusState.closing && ours !== XenbusState.closed) {
-      await this.#device.switchState(XenbusState.closing);
-    }
-    if (state === XenbusState.closing) await this.#device.switchState(XenbusState.closed);
-  }
-
-  /** talk_to_blkback: the rings' pages, their ports, and what we want; then Initialised. */
-  async #initialise(): Promise<void> {
-    if (this.#disposal !== undefined) return;
-    const { store } = this.#domain;
-    const { path, otherendPath, otherendId } = this.#device;
-    this.#former.dispose();
-    this.#former = new DisposableStack();
-    this.#stale = false;
-    this.#otherendClosed = Promise.withResolvers();
-    const { protocol, persistent, dialect } = this.#limits;
-    const limits = await readRingLimits(store, otherendPath, this.#limits);
-    const offer = RingOffer.allocate(this.#domain, otherendId, limits, protocol);
-    this.#offer = offer;
-    await store.transaction(async (operations) => {
-      await offer.write(operations, path);
-      await operations.write(`${path}/protocol`, protocolKey(protocol));
-      await operations.write(`${path}/feature-persistent`, persistent ? "1" : "0");
-      if (dialects[dialect].segments === "sector-size") {
-        await operations.write(`${path}/feature-large-sector-size`, "1");
-      }
-      await this.#device.switchState(XenbusState.initialised, operations);
-    });
-    if (this.#otherendState === XenbusState.connected) this.#device.poke();
-  }
-
-  /** blkfront_connect: what the backend shows with Connected. */
-  async #connect(): Promise<void> {
-    if (this.#disposal !== undefined) return;
-    const { otherendPath, otherendId } = this.#device;
-    const device: Device = await readDevice(this.#domain.store, otherendPath, this.#limits.dialect);
-    const connection = new Connection({
-      domain: this.#domain,
-      clock: this.#options.clock,
-      peer: otherendId,
-      offer: this.#offer!,
-      device,
-      limits: this.#limits,
-      trusted: this.#trusted,
-      vdev: this.#vdev,
-      counters: this.counters,
-      owner: this.#owner,
-    });
-    this.#connection = connection;
-    this.#resuming = false;
-    const before = this.#info;
-    this.#info = connection.info;
-    await this.#device.switchState(XenbusState.connected);
-    this.#dispatcher.attach(connection.queues, connection.features);
-    if (before !== undefined && before.size !== this.#info.size)
-      this.#listeners.resized(this.#info);
-    this.#connected.resolve();
-  }
-
-  /** The backend wrote Connected again: another size. */
-  async #resized(): Promise<void> {
-    const info = this.#info!;
-    const { dialect } = this.#limits;
-    const { otherendPath } = this.#device;
-    const size = await readSize(this.#domain.store, otherendPath, info.block.minimum, dialect);
-    if (size === undefined || size === info.size) return;
-    this.#info = { ...info, size };
-    this.#listeners.resized(this.#info);
-  }
-
-  /** The backend took back an operation that it had offered. */
-  #withdrawn(): void {
-    const info = this.#info!;
-    if (info.discard === undefined || this.#connection?.features.discard !== false) return;
-    this.#info = { ...info, discard: undefined };
-    this.#listeners.resized(this.#info);
-  }
-
-  /** Our own end failed: there is no disk, or no longer one. */
-  #fatal(reason: unknown): void {
-    const error = reason instanceof Error ? reason : new XenError("EIO", String(reason));
-    this.#connected.reject(error);
-    this.#announce(error);
-    this.#dispatcher.fail(Errno.EIO);
-  }
-
-  #broken(reason: string): void {
-    const error = new XenError(
-      "EPROTO",
-      `${this.path}: the backend ${reason}; the disk is disabled`,
-    );
-    this.#dispatcher.fail(Errno.EIO);
-    this.#announce(error);
-    void this.#device.fatal(error).catch(() => {});
+  resume(options: { readonly cancelled?: boolean } = {}): Promise<void> {
+    return this.#life.resume(options);
   }
 
   /** Lets requests in flight end, closes the device with its backend, and takes every page back. */
   [Symbol.asyncDispose](): Promise<void> {
-    this.#disposal ??= this.#dispose();
-    return this.#disposal;
-  }
-
-  /** Whether a promise was fulfilled in time. */
-  async #within(promise: Promise<void>, milliseconds: number): Promise<boolean> {
-    const late = Promise.withResolvers<boolean>();
-    using _timer = this.#options.clock.after(milliseconds, () => late.resolve(false));
-    return await Promise.race([promise.then(() => true), late.promise]);
-  }
-
-  async #dispose(): Promise<void> {
-    // Nobody answers what waits for a backend; one that answers nothing any more is given up.
-    const answers = this.#connection !== undefined && !this.#dispatcher.suspended;
-    if (answers) await this.#within(this.#dispatcher.idle(), CLOSE_TIMEOUT_MILLISECONDS);
-    this.#dispatcher.fail(Errno.EIO);
-    const known = this.#offer !== undefined || this.#info !== undefined;
-    if (known && this.#device.state !== XenbusState.closed) {
-      await this.#device.switchState(XenbusState.closing).catch(() => {});
-      await this.#device.switchState(XenbusState.closed).catch(() => {});
-    }
-    // The backend unmaps when it sees Closed, so that our pages are ours again.
-    if (this.#offer !== undefined) {
-      await this.#within(this.#otherendClosed.promise, CLOSE_TIMEOUT_MILLISECONDS);
-    }
-    await this.#device[Symbol.asyncDispose]();
-    this.#drop();
-    this.#former.dispose();
+    return this.#life[Symbol.asyncDispose]();
   }
 }

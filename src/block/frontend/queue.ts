@@ -22,13 +22,14 @@ import {
 } from "../../wire/blkif.ts";
 import { type Domain, type EventChannel, PAGE_SIZE } from "../../xen/domain.ts";
 import { errnoOfStatus } from "../status.ts";
-import { Command, CommandState } from "./command.ts";
+import type { Command } from "./command.ts";
+import { Commands } from "./commands.ts";
 import { ALONE, BARRIER, complete } from "./completion.ts";
 import type { FrontendCounters } from "./counters.ts";
 import { EventGuard } from "./event-guard.ts";
 import { Freezer } from "./freeze.ts";
 import type { PagePool } from "./page-pool.ts";
-import { lastOfRun } from "./run.ts";
+import { completeRun, lastOfRun } from "./run.ts";
 import { type QueueFeatures, SlotWriter } from "./slot-writer.ts";
 
 /** Whom a ring tells. */
@@ -77,8 +78,7 @@ export class FrontendQueue implements Kickable {
   readonly #writer: SlotWriter;
   readonly #guard: EventGuard;
   readonly #pool: PagePool;
-  readonly #commands: Command[] = [];
-  readonly #free = new Fifo<Command>();
+  readonly #commands: Commands;
   readonly #waiting = new Fifo<BlockRequest>();
   /** Bytes of the first waiting request that commands already carry. */
   #cut = 0;
@@ -91,7 +91,6 @@ export class FrontendQueue implements Kickable {
   #dirty = false;
   /** An event came since the last kick. */
   #event = false;
-  #inFlight = 0;
   #ended = false;
   #grantsFree: Disposable | undefined = undefined;
 
@@ -109,11 +108,7 @@ export class FrontendQueue implements Kickable {
     this.#maxPiece = this.#writer.maxPiece;
     this.#counters = counters;
     this.#freezer = new Freezer(counters.freezes);
-    for (let id = 0; id < ring.size; id++) {
-      const command = new Command(id, features.maxSegments);
-      this.#commands.push(command);
-      this.#free.push(command);
-    }
+    this.#commands = new Commands(ring.size, features.maxSegments);
     channel.onevent = () => {
       this.#event = true;
       this.#touch();
@@ -122,12 +117,12 @@ export class FrontendQueue implements Kickable {
 
   /** Commands on the ring. */
   get inFlight(): number {
-    return this.#inFlight;
+    return this.#commands.inFlight;
   }
 
   /** Nothing waits and nothing is on the ring. */
   get idle(): boolean {
-    return this.#inFlight === 0 && this.#waiting.empty;
+    return this.inFlight === 0 && this.#waiting.empty;
   }
 
   /** Nothing is sent between the two; what is on the ring is still answered. */
@@ -168,7 +163,7 @@ export class FrontendQueue implements Kickable {
     if (!this.#freezer.frozen) this.#start();
     if (this.#ended) return;
     if (this.#ring.publish()) this.#channel.notify();
-    if (this.#inFlight === 0) this.#owner.quiet();
+    if (this.inFlight === 0) this.#owner.quiet();
   }
 
   /** Whether there were any. */
@@ -196,8 +191,8 @@ export class FrontendQueue implements Kickable {
 
   /** One response. False where it answers nothing that we asked: the ring is broken then. */
   #answered(response: BlkifResponse): boolean {
-    const command = response.idHigh === 0 ? this.#commands[response.idLow] : undefined;
-    if (command === undefined || command.state !== CommandState.busy) {
+    const command = this.#commands.named(response);
+    if (command === undefined) {
       this.#owner.broken(`sent a response to request ${response.idLow}, which is not in flight`);
       return false;
     }
@@ -221,7 +216,8 @@ export class FrontendQueue implements Kickable {
     const request = command.request!;
     const features = this.#features;
     if (errno !== Errno.EOPNOTSUPP || operation <= BLKIF_OP_WRITE) {
-      if (request !== command.last && !this.#barrierAfter(command)) {
+      // After a barrier that was sent meanwhile, old data would be written over new.
+      if (request !== command.last && !this.#commands.sentAfter(command, BLKIF_OP_WRITE_BARRIER)) {
         this.#part(command);
         return;
       }
@@ -258,7 +254,7 @@ export class FrontendQueue implements Kickable {
   #part(command: Command): void {
     const cut = this.#cut > 0 ? this.#waiting.shift() : undefined;
     for (let request = command.request; request !== undefined; ) {
-      const { next } = request;
+      const { next }: BlockRequest = request;
       request.flags |= ALONE;
       request.childrenLeft = 0;
       this.#waiting.unshift(request);
@@ -268,23 +264,9 @@ export class FrontendQueue implements Kickable {
     this.#reclaim(command);
   }
 
-  /** Whether a barrier was sent after it: what is sent now would come after what was to come last. */
-  #barrierAfter({ sequence }: Command): boolean {
-    return this.#commands.some(
-      (command) =>
-        command.state === CommandState.busy &&
-        command.operation === BLKIF_OP_WRITE_BARRIER &&
-        command.sequence > sequence,
-    );
-  }
-
   #reclaim(command: Command): void {
     this.#writer.release(command);
-    command.state = CommandState.free;
-    command.request = undefined;
-    command.last = undefined;
-    this.#free.push(command);
-    this.#inFlight--;
+    this.#commands.reclaim(command);
     this.#freezer.thaw("command shortage");
     this.#freezer.thaw("page shortage");
   }
@@ -329,7 +311,7 @@ export class FrontendQueue implements Kickable {
         this.#shift();
         continue;
       }
-      const command = this.#free.peek();
+      const command = this.#commands.free;
       if (command === undefined) {
         this.#freezer.freeze("command shortage");
         return;
@@ -384,9 +366,8 @@ export class FrontendQueue implements Kickable {
   }
 
   #sent(request: BlockRequest): Step {
-    this.#free.shift();
+    this.#commands.sent();
     request.childrenLeft++;
-    this.#inFlight++;
     this.#counters.requests++;
     return Step.whole;
   }
@@ -397,7 +378,7 @@ export class FrontendQueue implements Kickable {
     if (left === 0) return Step.whole;
     let room = this.#maxPiece;
     // With nothing on the ring no page will come back: those there are have to do.
-    if (this.#inFlight === 0) room = Math.min(room, this.#writer.affordable);
+    if (this.inFlight === 0) room = Math.min(room, this.#writer.affordable);
     let length = Math.min(left, room);
     if (length === 0) {
       this.#owner.broken(`keeps ${this.#pool.quarantined} of our pages mapped`);
@@ -426,11 +407,11 @@ export class FrontendQueue implements Kickable {
 
   /** A run was sent: its requests wait no more, and stay linked. */
   #joined(first: BlockRequest, last: BlockRequest): void {
-    for (let request = first.next; request !== last.next; request = request!.next) {
-      request!.childrenLeft = 1;
+    this.#waiting.shiftThrough(last);
+    for (let request = first.next; request !== undefined; request = request.next) {
+      request.childrenLeft = 1;
       this.#counters.merged++;
     }
-    this.#waiting.shiftThrough(last);
   }
 
   #awaitGrants(count: number): void {
@@ -471,20 +452,15 @@ export class FrontendQueue implements Kickable {
   abandon(): BlockRequest[] {
     const requests = new Set<BlockRequest>();
     const first = this.#waiting.peek();
-    const busy = this.#commands.filter(({ state }) => state === CommandState.busy);
-    for (const command of busy.sort((one, other) => one.sequence - other.sequence)) {
+    this.#commands.abandon(({ request, last }) => {
       // What is being cut waits, and is found there.
-      for (let request = command.request; request !== undefined && request !== first; ) {
+      while (request !== undefined && request !== first) {
         requests.add(request);
-        request = request === command.last ? undefined : request.next;
+        request = request === last ? undefined : request.next;
       }
-      command.state = CommandState.free;
-      command.request = undefined;
-      command.last = undefined;
-    }
+    });
     for (const request of this.#takeWaiting()) requests.add(request);
     for (const request of requests) request.childrenLeft = 0;
-    this.#inFlight = 0;
     this[Symbol.dispose]();
     return [...requests];
   }
@@ -496,15 +472,5 @@ export class FrontendQueue implements Kickable {
     this.#guard[Symbol.dispose]();
     this.#channel.onevent = undefined;
     this.#channel[Symbol.dispose]();
-  }
-}
-
-/** Completes the linked requests of a command. Each may be submitted again at once, and then has another link. */
-function completeRun(first: BlockRequest, errno: number): void {
-  for (let request: BlockRequest | undefined = first; request !== undefined; ) {
-    const { next } = request as BlockRequest;
-    request.childrenLeft = 0;
-    complete(request, errno);
-    request = next;
   }
 }
