@@ -3,6 +3,7 @@
  * hears of their outcomes. Its one argument is a SuiteJob as JSON.
  */
 import { BlockBackend } from "../block/backend/backend.ts";
+import { type DialectName, dialects } from "../block/features.ts";
 import { BlockFrontend } from "../block/frontend/frontend.ts";
 import { Reactor } from "../io/reactor.ts";
 import type { BlockStore, StoreSpec } from "../store/block-store.ts";
@@ -91,7 +92,7 @@ async function openedBackend(spec: StoreSpec, nature: Nature): Promise<OpenedBac
 }
 
 /** Our frontend before a scripted backend: the disk has no part in it. */
-async function openedFrontend(): Promise<OpenedFrontend> {
+async function openedFrontend(dialect: DialectName): Promise<OpenedFrontend> {
   const pair = await vbdPair();
   return {
     backendDomain: pair.backendDomain,
@@ -99,7 +100,10 @@ async function openedFrontend(): Promise<OpenedFrontend> {
     reactor: pair.reactor,
     paths: pair.paths,
     connect: () =>
-      BlockFrontend.connect(pair.frontendDomain, pair.paths.frontend, { clock: systemClock }),
+      BlockFrontend.connect(pair.frontendDomain, pair.paths.frontend, {
+        clock: systemClock,
+        limits: { dialect },
+      }),
     leftovers: () => pair.frontendDomain.grants.counters.granted,
     [Symbol.asyncDispose]: () => pair[Symbol.asyncDispose](),
   };
@@ -127,6 +131,8 @@ async function openedVbd(spec: StoreSpec, nature: Nature): Promise<OpenedStore> 
   return { reactor: frontendDomain.reactor, store };
 }
 
+const allDialects = Object.keys(dialects) as DialectName[];
+
 const { suite, name, spec } = JSON.parse(process.argv[2]!) as SuiteJob;
 const nature = await natureOf(spec);
 const { contents, ...flags } = nature;
@@ -145,7 +151,7 @@ switch (suite) {
     backendSuite(`the backend of ${name}`, { ...flags, open: () => openedBackend(spec, nature) });
     break;
   case "frontend":
-    frontendSuite("the frontend", { open: openedFrontend });
+    frontendSuite("the frontend", { open: openedFrontend, dialects: allDialects });
     storeSuite(`${name} behind a ring`, { ...storeOptions, open: () => openedVbd(spec, nature) });
     break;
 }

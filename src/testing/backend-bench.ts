@@ -1,6 +1,7 @@
 /** A backend under test with a scripted frontend before it, and what most tests of the suite do with both. */
 import assert from "node:assert/strict";
 import { setTimeout as sleep } from "node:timers/promises";
+import type { DialectName } from "../block/features.ts";
 import { BLKIF_OP_READ, type BLKIF_OP_WRITE, BLKIF_RSP_OKAY } from "../wire/blkif.ts";
 import { type Domain, PAGE_SIZE } from "../xen/domain.ts";
 import type { VbdPaths } from "../xen/toolstack.ts";
@@ -26,6 +27,11 @@ export interface OpenedBackend extends AsyncDisposable {
 export interface BackendSuiteOptions {
   /** A fresh vbd of at least 1 MiB each time. */
   open(): Promise<OpenedBackend>;
+  /** A fresh vbd of logical sectors of 4096 bytes, counted in one of the dialects, where the backend has such. */
+  readonly largeSectors?: {
+    readonly dialects: readonly DialectName[];
+    open(dialect: DialectName): Promise<OpenedBackend>;
+  };
   /** It refuses writes. */
   readonly readOnly?: boolean;
   /** It forgets what is written. */

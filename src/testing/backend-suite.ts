@@ -17,12 +17,14 @@ import {
   BackendBench,
   type BackendSuiteOptions,
   fillPattern,
+  type OpenedBackend,
   SECTORS_PER_PAGE,
   type Spoken,
   transferAll,
 } from "./backend-bench.ts";
 import { backendLife } from "./backend-suite-life.ts";
 import { backendRules } from "./backend-suite-rules.ts";
+import { largeSectors } from "./backend-suite-sectors.ts";
 import { type FrontendDialect, frontendDialects } from "./frontend-dialects.ts";
 import { shows } from "./shows.ts";
 
@@ -34,12 +36,14 @@ export type BackendTest = (
   rows: readonly string[],
   sentence: string,
   body: (bench: BackendBench) => Promise<unknown>,
+  /** The vbd, if not what the options open. */
+  open?: () => Promise<OpenedBackend>,
 ) => void;
 
 export function backendSuite(name: string, options: BackendSuiteOptions): void {
-  const register: BackendTest = (rows, sentence, body) => {
+  const register: BackendTest = (rows, sentence, body, open = () => options.open()) => {
     const run = shows(rows, async () => {
-      await using bench = new BackendBench(await options.open());
+      await using bench = new BackendBench(await open());
       return await body(bench);
     });
     test(`${name} ${sentence}`, { timeout: TIMEOUT_MILLISECONDS }, run);
@@ -47,6 +51,14 @@ export function backendSuite(name: string, options: BackendSuiteOptions): void {
   for (const dialect of frontendDialects) {
     register(dialect.rows, `serves ${dialect.name}, and once more when it comes back`, (bench) =>
       boots(bench, dialect, options),
+    );
+  }
+  for (const dialect of options.largeSectors?.dialects ?? []) {
+    register(
+      ["4.5.1", "1.15"],
+      `has sectors of 4096 bytes for a guest that counts as ${dialect} says`,
+      (bench) => largeSectors(bench, dialect),
+      () => options.largeSectors!.open(dialect),
     );
   }
   backendRules(register, options);

@@ -5,6 +5,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setImmediate as turn } from "node:timers/promises";
+import type { DialectName } from "../block/features.ts";
 import type { Reactor } from "../io/reactor.ts";
 import type { BlockStore } from "../store/block-store.ts";
 import { emulate } from "../store/emulate.ts";
@@ -16,12 +17,14 @@ import {
   BLKIF_OP_INDIRECT,
   BLKIF_OP_WRITE_BARRIER,
   BLKIF_RSP_EOPNOTSUPP,
+  BLKIF_RSP_ERROR,
   type BlkifRequest,
 } from "../wire/blkif.ts";
 import type { Domain } from "../xen/domain.ts";
 import type { VbdPaths } from "../xen/toolstack.ts";
 import { type BackendDialect, backendDialects } from "./backend-dialects.ts";
 import { frontendLies } from "./frontend-suite-lies.ts";
+import { largeSectors } from "./frontend-suite-sectors.ts";
 import { RequestRunner } from "./requests.ts";
 import { ScriptedBackend } from "./scripted-backend.ts";
 import { shows } from "./shows.ts";
@@ -44,8 +47,10 @@ export interface OpenedFrontend extends AsyncDisposable {
 }
 
 export interface FrontendSuiteOptions {
-  /** A fresh vbd each time. */
-  open(): Promise<OpenedFrontend>;
+  /** A fresh vbd each time, for a frontend that counts as the dialect says where logical sectors have 4096 bytes. */
+  open(dialect: DialectName): Promise<OpenedFrontend>;
+  /** The dialects that it can be told to count in; "spec" alone if absent. */
+  readonly dialects?: readonly DialectName[];
   /** Of the random tests; another one each time if absent. */
   readonly seed?: number;
 }
@@ -59,6 +64,8 @@ export type FrontendTest = (
   rows: readonly string[],
   sentence: string,
   body: (bench: FrontendBench) => Promise<void>,
+  /** Of the frontend; "spec" if absent. */
+  dialect?: DialectName,
 ) => void;
 
 export class FrontendBench implements AsyncDisposable {
@@ -128,9 +135,9 @@ export class FrontendBench implements AsyncDisposable {
 
 export function frontendSuite(name: string, options: FrontendSuiteOptions): void {
   const seed = options.seed ?? Math.floor(Math.random() * 2 ** 31);
-  const register: FrontendTest = (rows, sentence, body) => {
+  const register: FrontendTest = (rows, sentence, body, dialect = "spec") => {
     const run = shows(rows, async () => {
-      await using bench = new FrontendBench(await options.open());
+      await using bench = new FrontendBench(await options.open(dialect));
       await body(bench);
     });
     test(`${name} ${sentence}`, { timeout: TIMEOUT_MILLISECONDS }, run);
@@ -140,6 +147,15 @@ export function frontendSuite(name: string, options: FrontendSuiteOptions): void
       isDisk(bench, dialect, seed),
     );
   }
+  for (const dialect of options.dialects ?? ["spec"]) {
+    register(
+      ["4.5.1"],
+      `is a disk of 4096-byte sectors before a backend that counts as ${dialect} says`,
+      (bench) => largeSectors(bench, dialect, seed),
+      dialect,
+    );
+  }
+  register([], "does small requests side by side, and tells each of its own end", sideBySide);
   register(["1.11", "8.12"], "tells its caller of errors, and lives on", errors);
   frontendLies(register);
   register(["3.4"], "bears its backend's states in any order", (bench) => wanders(bench, seed));
@@ -210,6 +226,27 @@ function assertAllowed(request: BlkifRequest, dialect: BackendDialect): void {
   if (operation === BLKIF_OP_FLUSH_DISKCACHE) assert.ok(offers("feature-flush-cache"));
   if (operation === BLKIF_OP_WRITE_BARRIER) assert.ok(offers("feature-barrier"));
   if (operation === BLKIF_OP_DISCARD) assert.ok(offers("feature-discard"));
+}
+
+/** However many of them one request of the ring carries. */
+async function sideBySide(bench: FrontendBench): Promise<void> {
+  const { backend, disk } = bench;
+  const runner = await bench.connect({ "feature-max-indirect-segments": "32" });
+  const count = 300;
+  const bytes = (i: number) => new Uint8Array(512).fill(1 + (i % 255));
+  const writes = Array.from({ length: count }, (_, i) => runner.write(i * 512, bytes(i)));
+  await Promise.all(writes);
+  for (let i = 0; i < count; i++) assert.deepEqual(disk.subarray(i * 512, i * 512 + 512), bytes(i));
+  const reads = Array.from({ length: count }, (_, i) => runner.read(i * 512, 512));
+  for (const [i, read] of (await Promise.all(reads)).entries()) assert.deepEqual(read, bytes(i));
+  backend.onrequest = (request, queue) => backend.answer(request, BLKIF_RSP_ERROR, queue);
+  const failing = Array.from({ length: count }, (_, i) =>
+    runner.submit({ operation: i < 150 ? "read" : "write", offset: i * 512, length: 512 }),
+  );
+  for (const watched of failing) {
+    assert.notEqual(await watched.ended, 0);
+    assert.equal(watched.completions, 1);
+  }
 }
 
 async function errors(bench: FrontendBench): Promise<void> {

@@ -27,15 +27,16 @@ import {
   type Domain,
   type EventChannel,
   GrantMapBatch,
+  PAGE_SIZE,
 } from "../xen/domain.ts";
 import type { VbdPaths } from "../xen/toolstack.ts";
 import { parseState, readNumber, stateName, type XenbusState } from "../xen/xenbus.ts";
+import { smallUnits, type Units } from "./large-sectors.ts";
 import { until } from "./vbd-pair.ts";
 
 /** What every backend shows. */
 const PLAIN = { sectors: "2048", "sector-size": "512", info: "0" };
 const PATIENCE_MILLISECONDS = 5000;
-const SECTOR = 512;
 
 /** One ring of the frontend's. */
 export interface ServedRing {
@@ -52,6 +53,8 @@ export class ScriptedBackend implements Disposable {
   readonly seen: BlkifRequest[] = [];
   /** Answers a request; nothing is answered where it is undefined. */
   onrequest: ((request: BlkifRequest, queue: number) => void) | undefined;
+  /** In which it reads the numbers of requests. */
+  units: Units = smallUnits;
   #frontendDomid = 0;
 
   constructor(domain: Domain, paths: VbdPaths) {
@@ -167,12 +170,14 @@ export class ScriptedBackend implements Disposable {
   execute(request: BlkifRequest, disk: Uint8Array, errorStatus: number = BLKIF_RSP_ERROR): number {
     const inner = request.operation === BLKIF_OP_INDIRECT;
     const operation = inner ? request.indirectOperation : request.operation;
-    const sector = sectorOf(request.sectorLow, request.sectorHigh);
+    const { sectorNumber, segments: unit } = this.units;
+    const start = sectorOf(request.sectorLow, request.sectorHigh) * sectorNumber;
     switch (operation) {
       case BLKIF_OP_DISCARD: {
         const count = sectorOf(request.discardSectorsLow, request.discardSectorsHigh);
-        if ((sector + count) * SECTOR > disk.length) return errorStatus;
-        disk.fill(0, sector * SECTOR, (sector + count) * SECTOR);
+        const end = start + count * sectorNumber;
+        if (end > disk.length) return errorStatus;
+        disk.fill(0, start, end);
         return BLKIF_RSP_OKAY;
       }
       case BLKIF_OP_FLUSH_DISKCACHE:
@@ -186,12 +191,13 @@ export class ScriptedBackend implements Disposable {
     const count = inner ? request.indirectSegmentCount : request.segmentCount;
     const segments = inner ? this.#indirectSegments(request, count) : request;
     if (segments === undefined) return errorStatus;
-    let at = sector * SECTOR;
+    let at = start;
     const reads = operation === BLKIF_OP_READ;
     for (let i = 0; i < count; i++) {
-      const first = segments.firstSectors[i]! * SECTOR;
-      const length = (segments.lastSectors[i]! + 1) * SECTOR - first;
-      if (length <= 0 || at + length > disk.length) return errorStatus;
+      const first = segments.firstSectors[i]! * unit;
+      const length = (segments.lastSectors[i]! + 1) * unit - first;
+      if (length <= 0 || first + length > PAGE_SIZE || at + length > disk.length)
+        return errorStatus;
       const done = this.withPage(segments.references[i]!, !reads, (page) => {
         const part = page.subarray(first, first + length);
         if (reads) part.set(disk.subarray(at, at + length));

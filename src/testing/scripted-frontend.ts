@@ -19,6 +19,7 @@ import { RING_HEADER_WORDS } from "../wire/shared-ring.ts";
 import { type Domain, type EventChannel, type OwnPages, PAGE_SIZE } from "../xen/domain.ts";
 import type { VbdPaths } from "../xen/toolstack.ts";
 import { parseState, stateName, type XenbusState } from "../xen/xenbus.ts";
+import { smallUnits, type Units } from "./large-sectors.ts";
 import { until } from "./vbd-pair.ts";
 
 /** What it offers, where that is not a ring of one page in the 64-bit ABI. */
@@ -64,6 +65,8 @@ export class ScriptedFrontend implements AsyncDisposable {
   data!: OwnPages;
   /** Lists of segments of indirect requests. */
   tables!: OwnPages;
+  /** In which it writes the numbers of transfers. */
+  units: Units = smallUnits;
   #layout: BlkifLayout = blkifLayout("native");
   #rubbish = false;
   #waits = false;
@@ -187,12 +190,20 @@ export class ScriptedFrontend implements AsyncDisposable {
     return request;
   }
 
-  /** A transfer of `count` whole pages of data, from page `first` on: at most 11, else see `indirect`. */
+  #numberOf(sector: number): number {
+    return Math.floor((sector * 512) / this.units.sectorNumber);
+  }
+
+  /** A transfer of `count` whole pages of data, from page `first` on: at most 11, else see `indirect`. `sector` counts
+   * 512 bytes; what does not divide by the unit is cut off. */
   transfer(operation: number, sector: number, count: number, first = 0): BlkifRequest {
-    const request = this.request(operation, { sectorLow: sector, segmentCount: count });
+    const request = this.request(operation, {
+      sectorLow: this.#numberOf(sector),
+      segmentCount: count,
+    });
     for (let i = 0; i < count; i++) {
       request.references[i] = this.data.references[first + i]!;
-      request.lastSectors[i] = 7;
+      request.lastSectors[i] = PAGE_SIZE / this.units.segments - 1;
     }
     return request;
   }
@@ -203,12 +214,12 @@ export class ScriptedFrontend implements AsyncDisposable {
     const segments = new IndirectSegments(count);
     for (let i = 0; i < count; i++) {
       segments.references[i] = this.data.references[first + i]!;
-      segments.lastSectors[i] = 7;
+      segments.lastSectors[i] = PAGE_SIZE / this.units.segments - 1;
     }
     const { region, start, references } = this.tables;
     segments.write(new Uint32Array(region.bytes.buffer, region.bytes.byteOffset + start), 0, count);
     const request = this.request(BLKIF_OP_INDIRECT, {
-      sectorLow: sector,
+      sectorLow: this.#numberOf(sector),
       indirectOperation: operation,
       indirectSegmentCount: count,
     });

@@ -6,6 +6,7 @@ import { connect } from "node:net";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import type { ServerInfo } from "../../src/cli/server-info.ts";
+import { shows } from "../../src/testing/index.ts";
 import {
   cleanEnvironment,
   type Served,
@@ -47,6 +48,26 @@ test("info says what the disk is, not how it was opened, beside a server that wr
   const map = await vbdkit(["info", "--map", served.info.directory]);
   assert.match(map.stderr, /^vbdkit: --map is of a disk: .*a\.sock'?\n$/);
 });
+
+test(
+  "info of a server tells which disk is behind a vbd, and whether it may be written to",
+  shows(["4.9.2"], async () => {
+    await using folder = await temporaryFolder();
+    const image = folder.file("a.img");
+    await writeFile(image, Buffer.alloc(4096));
+    for (const readOnly of [true, false]) {
+      await using served = await serve([...(readOnly ? ["-r"] : []), image]);
+      const { directory } = served.info;
+      const { stdout } = await vbdkit(["info", "--json", directory]);
+      const { disk, attachment } = (JSON.parse(stdout) as ServerInfo).disks[0]!;
+      assert.equal(disk, image);
+      assert.equal(attachment.negotiated.readOnly, readOnly);
+      const { stdout: text } = await vbdkit(["info", directory]);
+      assert.ok(text.includes(image), text);
+      assert.match(text, readOnly ? /^ *read only +yes$/m : /^ *read only +no$/m);
+    }
+  }),
+);
 
 test("info of an image that a server has locked for writing", async () => {
   await using folder = await temporaryFolder();

@@ -41,6 +41,8 @@ export type Step =
   | {
       readonly kind: "suspend";
       readonly requests: readonly Request[];
+      /** Of the event loop, before the suspension: with none, nothing of the requests has been sent yet. */
+      readonly turns: number;
       readonly cancelled: boolean;
       readonly wait: boolean;
     };
@@ -188,10 +190,11 @@ export const step: fc.Arbitrary<Step> = fc.oneof(
     }),
   },
   {
-    weight: 1,
+    weight: 2,
     arbitrary: fc.record({
       kind: fc.constant("suspend" as const),
       requests,
+      turns: fc.nat(2),
       cancelled: fc.boolean(),
       wait: fc.boolean(),
     }),

@@ -1,6 +1,7 @@
 /** Random requests, resizes and reconnects through our two drivers, against a plain array of bytes. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { setImmediate as turn } from "node:timers/promises";
 import fc from "fast-check";
 import { RequestFlag } from "../../src/store/block-store.ts";
 import { Errno } from "../../src/store/errors.ts";
@@ -22,7 +23,7 @@ import { World } from "./world.ts";
 const IDLE_MILLISECONDS = 120;
 
 /** Whole lives take a tenth of it, on a machine that is busy. */
-const PATIENCE_MILLISECONDS = 30_000;
+const PATIENCE_MILLISECONDS = 20_000;
 
 /** The disk, and where it may hold anything: after a discard, or after requests of which nobody knows the order. */
 class Bytes {
@@ -172,6 +173,7 @@ async function take(world: World, model: Bytes, step: Step, large: boolean): Pro
     }
     case "suspend": {
       const ends = begin(step.requests, false);
+      for (let left = step.turns; left > 0; left--) await turn();
       await world.frontend.suspend(step.wait ? 5000 : 0);
       await world.frontend.resume({ cancelled: step.cancelled });
       await Promise.all(ends);

@@ -1,4 +1,5 @@
 /** The published suite on our own backend: writable, read-only, and with little to offer. */
+import { type DialectName, dialects } from "../../src/block/features.ts";
 import { BlockBackend, type BlockBackendOptions } from "../../src/block/index.ts";
 import { openStore } from "../../src/store/registry.ts";
 import {
@@ -37,7 +38,13 @@ async function opened(
   };
 }
 
-backendSuite("our backend", { open: () => opened() });
+backendSuite("our backend", {
+  open: () => opened(),
+  largeSectors: {
+    dialects: Object.keys(dialects) as DialectName[],
+    open: (dialect) => opened({ limits: { sectorSize: 4096, dialect } }),
+  },
+});
 backendSuite("our backend before a disk that works in any order", {
   open: () => opened({ shuffled: true }),
 });

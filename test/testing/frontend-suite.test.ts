@@ -1,4 +1,5 @@
 /** The published suite on our own frontend: by default, and with the least of limits. */
+import { type DialectName, dialects } from "../../src/block/features.ts";
 import { BlockFrontend, type FrontendLimits } from "../../src/block/index.ts";
 import { frontendSuite, type OpenedFrontend, vbdPair } from "../../src/testing/index.ts";
 import { systemClock } from "../../src/util/clock.ts";
@@ -19,7 +20,10 @@ async function opened(limits: Partial<FrontendLimits> = {}): Promise<OpenedFront
   };
 }
 
-frontendSuite("our frontend", { open: () => opened() });
+frontendSuite("our frontend", {
+  open: (dialect) => opened({ dialect }),
+  dialects: Object.keys(dialects) as DialectName[],
+});
 frontendSuite("our frontend with the least of limits", {
   open: () =>
     opened({ maxRingPageOrder: 0, maxIndirectSegments: 0, persistent: false, maxPoolPages: 32 }),
