@@ -36,6 +36,8 @@ export interface BackendSuiteOptions {
   readonly readOnly?: boolean;
   /** It forgets what is written. */
   readonly forgets?: boolean;
+  /** It offers all that any driver can use: not to do so fails a test, which otherwise passes and shows nothing. */
+  readonly complete?: boolean;
 }
 
 /** Turns of the event loop, of a millisecond at least: longer than a backend takes to see a state, on this thread (where

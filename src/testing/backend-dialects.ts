@@ -52,7 +52,19 @@ export const backendDialects: readonly BackendDialect[] = [
   {
     ...plain,
     name: "Linux xen-blkback of today",
-    rows: ["1.4", "1.7", "1.9", "2.6", "2.10", "4.1.1", "4.2.2", "4.3.2", "4.4.1", "4.6.1"],
+    rows: [
+      "1.4",
+      "1.7",
+      "1.9",
+      "2.6",
+      "2.10",
+      "4.1.1",
+      "4.2.2",
+      "4.3.2",
+      "4.3.3",
+      "4.4.1",
+      "4.6.1",
+    ],
     early: {
       "max-ring-page-order": "4",
       "multi-queue-max-queues": "4",
@@ -107,6 +119,13 @@ export const backendDialects: readonly BackendDialect[] = [
     early: { "max-ring-page-order": "5" },
     late: { "feature-barrier": "1", "feature-flush-cache": "1" },
     maxRingOrder: 4,
+  },
+  {
+    ...plain,
+    name: "a backend of the old scheme, with max-ring-pages",
+    rows: ["2.7"],
+    early: { "max-ring-pages": "4" },
+    maxRingOrder: 2,
   },
   {
     ...plain,

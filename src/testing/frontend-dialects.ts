@@ -72,7 +72,7 @@ export const frontendDialects: readonly FrontendDialect[] = [
   {
     ...plain,
     name: "Linux blkfront of today",
-    rows: ["1.1", "1.2", "1.4", "1.7", "1.9", "2.3", "2.6", "2.10", "4.1.1", "4.2.2", "4.3.3"],
+    rows: ["1.1", "1.2", "1.4", "1.7", "1.9", "2.3", "2.6", "2.10", "4.1.1", "4.2.2"],
     ringOrder: 4,
     queues: 4,
     persistent: true,

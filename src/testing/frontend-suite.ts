@@ -51,6 +51,8 @@ export interface FrontendSuiteOptions {
   open(dialect: DialectName): Promise<OpenedFrontend>;
   /** The dialects that it can be told to count in; "spec" alone if absent. */
   readonly dialects?: readonly DialectName[];
+  /** It uses whatever a backend offers: not to do so fails a test, which otherwise passes and shows nothing. */
+  readonly complete?: boolean;
   /** Of the random tests; another one each time if absent. */
   readonly seed?: number;
 }
@@ -63,7 +65,7 @@ const DISK_BYTES = 2 ** 20;
 export type FrontendTest = (
   rows: readonly string[],
   sentence: string,
-  body: (bench: FrontendBench) => Promise<void>,
+  body: (bench: FrontendBench) => Promise<unknown>,
   /** Of the frontend; "spec" if absent. */
   dialect?: DialectName,
 ) => void;
@@ -138,14 +140,16 @@ export function frontendSuite(name: string, options: FrontendSuiteOptions): void
   const register: FrontendTest = (rows, sentence, body, dialect = "spec") => {
     const run = shows(rows, async () => {
       await using bench = new FrontendBench(await options.open(dialect));
-      await body(bench);
+      return await body(bench);
     });
     test(`${name} ${sentence}`, { timeout: TIMEOUT_MILLISECONDS }, run);
   };
   for (const dialect of backendDialects) {
-    register(dialect.rows, `is a disk before ${dialect.name}`, (bench) =>
-      isDisk(bench, dialect, seed),
-    );
+    register(dialect.rows, `is a disk before ${dialect.name}`, async (bench) => {
+      const unused = await isDisk(bench, dialect, seed);
+      if (options.complete === true) assert.deepEqual(unused, [], "offered and not used");
+      return unused.length === 0;
+    });
   }
   for (const dialect of options.dialects ?? ["spec"]) {
     register(
@@ -161,7 +165,12 @@ export function frontendSuite(name: string, options: FrontendSuiteOptions): void
   register(["3.4"], "bears its backend's states in any order", (bench) => wanders(bench, seed));
 }
 
-async function isDisk(bench: FrontendBench, dialect: BackendDialect, seed: number): Promise<void> {
+/** Resolves to what the backend offers and the frontend does not use. */
+async function isDisk(
+  bench: FrontendBench,
+  dialect: BackendDialect,
+  seed: number,
+): Promise<string[]> {
   const { backend, opened, disk } = bench;
   const known = new Set<number>(dialect.takesBack);
   backend.onrequest = (request, queue) => {
@@ -185,6 +194,8 @@ async function isDisk(bench: FrontendBench, dialect: BackendDialect, seed: numbe
   await runner.write(4096, long);
   assert.ok(disk.subarray(4096, 4096 + long.length).every((byte) => byte === 0x5a));
   if (dialect.takesBack.length === 0) assert.equal(await runner.run({ operation: "flush" }), 0);
+  const unused = await unusedOffers(bench, dialect);
+  await failsOnce(bench, runner, dialect);
   if (dialect.resizes) {
     const { promise, resolve } = Promise.withResolvers<number>();
     using _told = bench.store.subscribe({ resized: ({ size }) => resolve(size) });
@@ -195,6 +206,51 @@ async function isDisk(bench: FrontendBench, dialect: BackendDialect, seed: numbe
   }
   await bench.close();
   assert.equal(opened.backendDomain.grants.counters.mapped, 0);
+  return unused;
+}
+
+/** A request fails in the backend's own words, and the next one does not. */
+async function failsOnce(
+  bench: FrontendBench,
+  runner: RequestRunner,
+  { errorStatus }: BackendDialect,
+): Promise<void> {
+  const { backend } = bench;
+  const serve = backend.onrequest;
+  backend.onrequest = (request, queue) => backend.answer(request, errorStatus, queue);
+  const status = await runner.run({ operation: "read", length: 4096 });
+  assert.notEqual(status, 0, `a read that was answered with ${errorStatus}`);
+  backend.onrequest = serve;
+  await runner.read(0, 4096);
+}
+
+async function unusedOffers(bench: FrontendBench, dialect: BackendDialect): Promise<string[]> {
+  const { backend, store } = bench;
+  const keys: Readonly<Record<string, string>> = { ...dialect.early, ...dialect.late };
+  const seen = new Set(backend.seen.map(({ operation }) => operation));
+  const front = async (key: string) => Number((await backend.frontendKey(key)) ?? 0);
+  const pages = (await front("ring-page-order")) > 0 || (await front("num-ring-pages")) > 1;
+  const oldPages = (await front("num-ring-pages")) > 1;
+  const used: Readonly<Record<string, boolean>> = {
+    "max-ring-page-order": pages,
+    "max-ring-pages": oldPages,
+    "multi-queue-max-queues": backend.rings.length > 1,
+    "feature-persistent": (await front("feature-persistent")) === 1,
+    "feature-flush-cache": seen.has(BLKIF_OP_FLUSH_DISKCACHE),
+    "feature-discard": store.info.discard !== undefined && seen.has(BLKIF_OP_DISCARD),
+    // Where it comes too late for rings to be sized by it, nobody can be expected to use it.
+    ...(dialect.early["feature-max-indirect-segments"] !== undefined && {
+      "feature-max-indirect-segments": seen.has(BLKIF_OP_INDIRECT),
+    }),
+    // Who has a flush needs no barrier to do as one.
+    ...(keys["feature-flush-cache"] !== "1" && {
+      "feature-barrier": seen.has(BLKIF_OP_WRITE_BARRIER),
+    }),
+  };
+  if (keys["feature-flush-cache"] === "1" && dialect.takesBack.length === 0) {
+    assert.ok(!seen.has(BLKIF_OP_WRITE_BARRIER), "a barrier where a flush would do");
+  }
+  return Object.keys(used).filter((key) => (keys[key] ?? "0") !== "0" && used[key] !== true);
 }
 
 /** Connects as the backend does: which keys when, and by which states. */

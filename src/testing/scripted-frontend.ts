@@ -68,6 +68,7 @@ export class ScriptedFrontend implements AsyncDisposable {
   /** In which it writes the numbers of transfers. */
   units: Units = smallUnits;
   #layout: BlkifLayout = blkifLayout("native");
+  #packed = false;
   #rubbish = false;
   #waits = false;
   #peer = 0;
@@ -139,6 +140,7 @@ export class ScriptedFrontend implements AsyncDisposable {
     for (const pages of [this.data, this.tables]) this.#grantAll(pages);
     const protocol = offer.protocol === undefined ? "x86_64-abi" : offer.protocol;
     this.#layout = blkifLayout(protocol ?? "x86_32-abi");
+    this.#packed = (protocol ?? "x86_32-abi") === "x86_32-abi";
     this.#rubbish = offer.allIndirectReferences === true;
     this.#waits = offer.waitsForEvents === true;
     const keys: Record<string, string> = {};
@@ -270,6 +272,18 @@ export class ScriptedFrontend implements AsyncDisposable {
     const { requestSize } = this.#layout;
     const at = pages.start + RING_HEADER_WORDS * 4 + (index & (ring.size - 1)) * requestSize;
     return pages.region.bytes.subarray(at, at + requestSize);
+  }
+
+  /** Asserts that the second response on a ring lies where the ABI has it: the codec might err on both ends alike. Slots
+   * begin 64 bytes into the ring, and have 108 bytes where 64-bit fields are aligned to 4, else 112. Where there are
+   * several rings the second slot of the first may be unused still. */
+  assertSecondSlot(): void {
+    const { ring, pages } = this.rings[0]!;
+    if (ring.responsesConsumed !== 2) return;
+    const start = pages.start + 64 + (this.#packed ? 108 : 112);
+    const view = new DataView(pages.region.bytes.buffer, pages.region.bytes.byteOffset + start, 12);
+    assert.equal(view.getUint32(0, true), this.#id, "the id of the second response");
+    assert.equal(view.getInt16(10, true), 0, "its status");
   }
 
   #fillUp(queue: number, request: BlkifRequest): void {

@@ -40,6 +40,7 @@ async function opened(
 
 backendSuite("our backend", {
   open: () => opened(),
+  complete: true,
   largeSectors: {
     dialects: Object.keys(dialects) as DialectName[],
     open: (dialect) => opened({ limits: { sectorSize: 4096, dialect } }),

@@ -21,7 +21,9 @@ async function opened(limits: Partial<FrontendLimits> = {}): Promise<OpenedFront
 }
 
 frontendSuite("our frontend", {
-  open: (dialect) => opened({ dialect }),
+  // All that it can ask for.
+  open: (dialect) => opened({ dialect, maxQueues: 4, maxRingPageOrder: 4 }),
+  complete: true,
   dialects: Object.keys(dialects) as DialectName[],
 });
 frontendSuite("our frontend with the least of limits", {
