@@ -1,6 +1,6 @@
 /**
- * One ring of a frontend: cuts callers' requests into commands, or joins them, puts them on the ring, and completes them by the
- * responses (FreeBSD's xbd_startio and xbd_int, Linux's blkif_queue_rq and blkif_interrupt).
+ * One ring of a frontend: cuts callers' requests into commands, or joins several in one, puts them on the ring, and
+ * completes them by the responses (FreeBSD's xbd_startio and xbd_int, Linux's blkif_queue_rq and blkif_interrupt).
  *
  * Invariants: order is kept while a request waits for a command, pages or grants; every command that was published is
  * completed by exactly one response that carries its id and its operation, and anything else breaks the device, not the
