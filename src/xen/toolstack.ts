@@ -2,7 +2,7 @@
  * What a toolstack writes to bring a vbd into being, and to end it: the nodes and rights that libxl's
  * device__disk_add gives (libxl_disk.c, libxl_device.c; keys in blkif.h and xenstore-paths).
  */
-import type { XenStore, XenStoreOperations } from "./domain.ts";
+import type { XenStore, XenStoreOperations, XenStorePermission } from "./domain.ts";
 import { backendPath, frontendPath, vdevName } from "./vbd.ts";
 import { XenbusState } from "./xenbus.ts";
 
@@ -32,9 +32,12 @@ export function vbdPaths(vbd: VbdDescription): VbdPaths {
   };
 }
 
-/** Writes both directories in one transaction; both ends may start then. */
+/** Writes both directories in one transaction; both ends may start then. Where a frontend is there already, it is given
+ * another backend: one that has the number of a domain that died has none of its rights. */
 export async function createVbd(store: XenStore, vbd: VbdDescription): Promise<VbdPaths> {
   const paths = vbdPaths(vbd);
+  const { frontendDomid, backendDomid } = vbd;
+  await shareAll(store, paths.frontend, directoryPermissions(frontendDomid, backendDomid));
   await store.transaction(async (operations) => {
     await createDirectory(operations, paths.backend, vbd.backendDomid, vbd.frontendDomid);
     await createDirectory(operations, paths.frontend, vbd.frontendDomid, vbd.backendDomid);
@@ -74,6 +77,11 @@ export async function takeOffline(store: XenStore, paths: VbdPaths): Promise<voi
 export async function removeVbd(store: XenStore, paths: VbdPaths): Promise<void> {
   await store.remove(paths.frontend);
   await store.remove(paths.backend);
+  // The last disk of a guest takes the guest's directory along (libxl__xs_path_cleanup); no guest writes there.
+  const parent = paths.backend.slice(0, paths.backend.lastIndexOf("/"));
+  await store.transaction(async (operations) => {
+    if ((await operations.list(parent))?.length === 0) await operations.remove(parent);
+  });
 }
 
 /** The nodes of a domain itself, as far as drivers look at them. */
@@ -99,10 +107,31 @@ async function createDirectory(
   reader?: number,
 ): Promise<void> {
   await operations.mkdir(path);
-  await operations.setPermissions(path, [
-    { domid: owner, access: "none" },
-    ...(reader === undefined ? [] : [{ domid: reader, access: "read" } as const]),
-  ]);
+  await operations.setPermissions(path, directoryPermissions(owner, reader));
+}
+
+function directoryPermissions(owner: number, reader?: number): XenStorePermission[] {
+  const permissions: XenStorePermission[] = [{ domid: owner, access: "none" }];
+  if (reader !== undefined) permissions.push({ domid: reader, access: "read" });
+  return permissions;
+}
+
+/** Gives a node and all below it these permissions; nothing happens where there is none, and a node that goes meanwhile
+ * needs none. */
+async function shareAll(
+  store: XenStore,
+  path: string,
+  permissions: readonly XenStorePermission[],
+): Promise<void> {
+  const paths = [path];
+  for (let next = paths.pop(); next !== undefined; next = paths.pop()) {
+    const names = await store.list(next);
+    if (names === undefined) continue;
+    for (const name of names) paths.push(`${next}/${name}`);
+    await store.setPermissions(next, permissions).catch((error: unknown) => {
+      if ((error as { code?: unknown }).code !== "ENOENT") throw error;
+    });
+  }
 }
 
 async function writeAll(

@@ -22,6 +22,7 @@ export class EmbeddedDomain implements Domain, Neighbour, Kickable {
   /** What ends with the domain: its bell, its place in the machine. */
   readonly #ends: AsyncDisposableStack;
   #queued = false;
+  #paused = false;
 
   /** Takes over one hold of `memory`, and `ends`, which are disposed last. */
   constructor(
@@ -57,6 +58,16 @@ export class EmbeddedDomain implements Domain, Neighbour, Kickable {
     return this.#ends.disposed;
   }
 
+  /** The domain does not run: events stay pending until `unpause`. */
+  pause(): void {
+    this.#paused = true;
+  }
+
+  unpause(): void {
+    this.#paused = false;
+    this.lookAgain();
+  }
+
   /** Called from this thread: the domain looks at its pending bits in the reactor's next round. */
   lookAgain(): void {
     if (this.#queued || this.#ends.disposed) return;
@@ -80,7 +91,7 @@ export class EmbeddedDomain implements Domain, Neighbour, Kickable {
 
   kick(): void {
     this.#queued = false;
-    if (this.#ends.disposed) return;
+    if (this.#ends.disposed || this.#paused) return;
     this.events.deliver();
     this.grants.serveWaiters();
   }

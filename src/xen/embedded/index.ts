@@ -7,5 +7,6 @@ export {
   type DomainOptions,
   EmbeddedMachine,
   type MachineOptions,
+  ShutdownReason,
 } from "./machine.ts";
 export type { DomainTicket, ProcessTicket, WorkerTicket } from "./ticket.ts";

@@ -56,12 +56,17 @@ interface Resident {
   readonly shared: boolean;
   /** Set where it lives on this thread. */
   domain?: EmbeddedDomain;
+  shutdown?: ShutdownReason | undefined;
   /** A domain of this thread listens to other threads once there are some. */
   listening: boolean;
   /** Disposed when the domain has died. */
   readonly ends: AsyncDisposableStack;
   death?: Promise<void>;
 }
+
+/** SHUTDOWN_* of sched.h: why a domain does not run any more. */
+export const ShutdownReason = { poweroff: 0, reboot: 1, suspend: 2, crash: 3 } as const;
+export type ShutdownReason = keyof typeof ShutdownReason;
 
 export class EmbeddedMachine implements AsyncDisposable {
   readonly xenstore: XenStoreDaemon = new XenStoreDaemon();
@@ -147,6 +152,37 @@ export class EmbeddedMachine implements AsyncDisposable {
       xenstore,
       transferList: [announcements, xenstore],
     };
+  }
+
+  /** SCHEDOP_shutdown: the domain runs no more, but is still there with its memory, ports and mappings; watches of
+   * @releaseDomain hear of it. The first reason stays. What runs elsewhere is not stopped by it. Throws
+   * XenError("ENOENT") where there is no such domain. */
+  shutdownDomain(domid: number, reason: ShutdownReason): void {
+    const resident = this.#resident(domid);
+    if (resident.shutdown !== undefined) return;
+    resident.shutdown = reason;
+    resident.domain?.pause();
+    this.xenstore.shutdown(domid);
+  }
+
+  /** XEN_DOMCTL_resumedomain: a domain that was shut down runs on as it was, with the events that came meanwhile. Throws
+   * XenError("ENOENT"). */
+  resumeDomain(domid: number): void {
+    const resident = this.#resident(domid);
+    resident.shutdown = undefined;
+    this.xenstore.resume(domid);
+    resident.domain?.unpause();
+  }
+
+  /** Why the domain does not run; undefined while it does. Throws XenError("ENOENT"). */
+  shutdownReason(domid: number): ShutdownReason | undefined {
+    return this.#resident(domid).shutdown;
+  }
+
+  #resident(domid: number): Resident {
+    const resident = this.#residents.get(domid);
+    if (resident === undefined) throw new XenError("ENOENT", `there is no domain ${domid}`);
+    return resident;
   }
 
   /** Ends a domain, wherever it lives; what ran it elsewhere must have ended before. Nothing happens where there is

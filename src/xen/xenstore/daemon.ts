@@ -98,6 +98,16 @@ export class XenStoreDaemon implements AsyncDisposable {
     this.#state.introduce(domid);
   }
 
+  /** A domain runs no more, but is still there: watches of @releaseDomain hear of it. */
+  shutdown(domid: number): void {
+    this.#state.shutdown(domid);
+  }
+
+  /** A domain that was shut down runs on. */
+  resume(domid: number): void {
+    this.#state.domains.get(domid).shutdown = false;
+  }
+
   /** A domain died. Its clients and sockets are closed, its watches, transactions and nodes go with all below them, and so
    * does what the permissions of other nodes gave it; then watches of @releaseDomain hear of it. */
   release(domid: number): void {

@@ -7,6 +7,8 @@ export class KnownDomain implements Subject {
   /** The domain whose rights it has too (XS_SET_TARGET). */
   target: number | undefined;
   introduced = false;
+  /** Its end was announced, and it was not resumed since. */
+  shutdown = false;
   watches = 0;
   transactions = 0;
   /** What it did to the transactions of others. */

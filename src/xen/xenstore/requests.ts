@@ -298,7 +298,9 @@ function release(request: Request): Answer {
 /** Shutting down is not ours to notice, so there is nothing to take back. */
 function resume(request: Request): Answer {
   const domid = introducedDomain(request);
-  return typeof domid === "string" ? domid : OK;
+  if (typeof domid === "string") return domid;
+  request.session.state.domains.get(domid).shutdown = false;
+  return OK;
 }
 
 function setTarget({ session, strings }: Request): Answer {

@@ -47,6 +47,14 @@ export class XenStoreState {
     this.#fireSpecial(INTRODUCE_DOMAIN);
   }
 
+  /** A domain was shut down, which is told once until it is resumed (check_domain of the C daemon). */
+  shutdown(domid: number): void {
+    const domain = this.domains.get(domid);
+    if (!domain.introduced || domain.shutdown) return;
+    domain.shutdown = true;
+    this.#fireSpecial(RELEASE_DOMAIN);
+  }
+
   /** A domain died: all that was its own goes, so that the next domain of that number inherits nothing (XSA-322). */
   release(domid: number): void {
     this.tree.author = 0;
