@@ -23,5 +23,9 @@ export type { FrontendCounters } from "./frontend/counters.ts";
 export type { FrontendFigures } from "./frontend/figures.ts";
 export type { FreezeReason } from "./frontend/freeze.ts";
 export { BlockFrontend } from "./frontend/frontend.ts";
-export type { BlockFrontendOptions, FrontendDevice } from "./frontend/options.ts";
+export type {
+  BlockFrontendOptions,
+  FrontendDevice,
+  FrontendState,
+} from "./frontend/options.ts";
 export { describeRange } from "./parameters.ts";

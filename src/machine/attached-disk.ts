@@ -1,10 +1,12 @@
 /** A disk attached to a machine: the promise face of its frontend, and what can be told of both ends. */
-import type { BlockFrontend, FrontendCounters, Negotiated } from "../block/index.ts";
+import type { BlockFrontend, FrontendCounters, FrontendState, Negotiated } from "../block/index.ts";
+import type { StoreSpec } from "../store/block-store.ts";
 import { Disk } from "../store/disk.ts";
-import type { Domain } from "../xen/domain.ts";
+import { type Domain, XenError } from "../xen/domain.ts";
 import type { VbdPaths } from "../xen/toolstack.ts";
-import type { BackendLink } from "./backend-link.ts";
-import type { BackendReport } from "./backend-protocol.ts";
+import { type BackendReport, emptyReport } from "./backend-protocol.ts";
+import type { AttachOptions } from "./machine.ts";
+import type { RestartableBackend } from "./restartable-backend.ts";
 import { type RingIndexes, ringIndexes } from "./ring-indexes.ts";
 import { VbdStore } from "./vbd-store.ts";
 
@@ -15,6 +17,8 @@ export type Link = "thread" | "worker" | "process";
 export interface AttachmentInformation {
   readonly vdev: string;
   readonly link: Link;
+  /** Where it is not "connected", what follows of rings and backend is empty, and `negotiated` is of the last connection. */
+  readonly state: FrontendState;
   readonly frontendPath: string;
   readonly backendPath: string;
   readonly negotiated: Negotiated;
@@ -32,7 +36,10 @@ export interface AttachmentInformation {
 export interface Attachment {
   readonly domain: Domain;
   readonly frontend: BlockFrontend;
-  readonly backend: BackendLink;
+  readonly backend: RestartableBackend;
+  /** undefined where the disk was given opened. */
+  readonly spec: StoreSpec | undefined;
+  readonly options: AttachOptions;
   readonly link: Link;
   /** xvda */
   readonly vdev: string;
@@ -57,18 +64,33 @@ export class AttachedDisk extends Disk {
     return this.#attachment.frontend;
   }
 
+  /** "away" while a disk that reconnects waits for its backend. */
+  get state(): FrontendState {
+    return this.frontend.state;
+  }
+
+  /** What the disk was attached as. */
+  get spec(): StoreSpec | undefined {
+    return this.#attachment.spec;
+  }
+
+  get options(): AttachOptions {
+    return this.#attachment.options;
+  }
+
   async information(): Promise<AttachmentInformation> {
     const { domain, frontend, backend, link, paths } = this.#attachment;
-    const report = await backend.report();
+    const report = await backend.report().catch(() => emptyReport(frontend.info));
     const { granted, mapped, maps, unmaps, copies } = domain.grants.counters;
     const { sent, delivered } = domain.events.counters;
     return {
       vdev: this.vdev,
       link,
+      state: frontend.state,
       frontendPath: paths.frontend,
       backendPath: paths.backend,
       negotiated: frontend.negotiated,
-      ring: ringIndexes(frontend.ring.bytes),
+      ring: ringIndexes(frontend.rings[0]?.bytes),
       rings: report.rings.map((ring) => ring.indexes),
       frontend: {
         ...frontend.counters,
@@ -77,6 +99,49 @@ export class AttachedDisk extends Disk {
       },
       backend: report,
     };
+  }
+
+  /** New requests wait until the holder lets go; resolves when those before have been carried out: nothing changes the
+   * disk then, which may be copied. */
+  async freeze(): Promise<Disposable> {
+    return await this.frontend.freeze();
+  }
+
+  /** Sends nothing until `resume`; see BlockFrontend. */
+  async suspend(waitMilliseconds?: number): Promise<void> {
+    await this.frontend.suspend(waitMilliseconds);
+  }
+
+  /** Goes on: with the rings as they are where `cancelled`, else with new ones, on which what was in flight is sent again.
+   * Begins the backend where it was closed meanwhile. */
+  async resume(options: { readonly cancelled?: boolean } = {}): Promise<void> {
+    const { backend, frontend } = this.#attachment;
+    const cancelled = options.cancelled === true && backend.present;
+    if (!backend.present) await backend.restart();
+    await frontend.resume({ cancelled });
+  }
+
+  /** Closes the backend, so that the disk may be opened elsewhere. To be done while the frontend is suspended, or
+   * reconnects. Rejects with XenError("EOPNOTSUPP") where the disk was given opened: nobody could open it again. */
+  async closeBackend(): Promise<void> {
+    this.#assertReopens();
+    await this.#attachment.backend.close();
+  }
+
+  /** Closes the backend and begins it anew: requests wait meanwhile. For a disk that reconnects. Rejects with
+   * XenError("EOPNOTSUPP") for one that does not, or that was given opened. */
+  async restartBackend(): Promise<void> {
+    this.#assertReopens();
+    if (this.options.reconnect !== true && this.state !== "suspended") {
+      const message = `${this.vdev} was not attached to reconnect: it would fail with its backend`;
+      throw new XenError("EOPNOTSUPP", message);
+    }
+    await this.#attachment.backend.restart();
+  }
+
+  #assertReopens(): void {
+    if (this.spec !== undefined) return;
+    throw new XenError("EOPNOTSUPP", `${this.vdev} was given opened, and cannot be opened again`);
   }
 
   /** Flushes, closes both ends, and removes the device. */
@@ -91,7 +156,8 @@ export class AttachedDisk extends Disk {
     ends.defer(onclosed);
     ends.use(backend);
     ends.use(frontend);
-    // What was written through us is on the disk before anything is taken apart; a disk that cannot is closed anyway.
-    if (!this.info.readOnly) await this.flush().catch(() => {});
+    // What was written through us is on the disk before anything is taken apart; a disk that cannot, or is not there, is
+    // closed anyway.
+    if (!this.info.readOnly && this.state === "connected") await this.flush().catch(() => {});
   }
 }

@@ -45,6 +45,20 @@ export interface BackendReport {
   readonly events: { readonly sent: number; readonly delivered: number };
 }
 
+/** The report on a backend that is not there, of a disk that a frontend still shows. */
+export function emptyReport(info: BlockStoreInfo): BackendReport {
+  const { size, readOnly, block, discard, shareable, depth } = info;
+  return {
+    store: { size, readOnly, block, discard, shareable, depth, engine: undefined },
+    negotiated: undefined,
+    queue: undefined,
+    statistics: undefined,
+    rings: [],
+    grants: { granted: 0, mapped: 0, maps: 0, unmaps: 0, copies: 0 },
+    events: { sent: 0, delivered: 0 },
+  };
+}
+
 export interface RingReport {
   readonly indexes: RingIndexes;
   readonly queue: QueueCounters;

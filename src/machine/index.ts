@@ -1,5 +1,6 @@
 /** A machine without Xen, with virtual block devices. */
 export { AttachedDisk, type AttachmentInformation, type Link } from "./attached-disk.ts";
 export type { BackendReport, RingReport, StoreFacts } from "./backend-protocol.ts";
-export { type AttachOptions, Machine, type MachineOptions } from "./machine.ts";
+export { Guest, type GuestState } from "./guest.ts";
+export { type AttachOptions, type GuestOptions, Machine, type MachineOptions } from "./machine.ts";
 export type { RingIndexes } from "./ring-indexes.ts";

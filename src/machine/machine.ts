@@ -14,17 +14,20 @@ import type { BlockStore, EngineChoice, StoreSpec } from "../store/block-store.t
 import { openStore } from "../store/registry.ts";
 import { systemClock } from "../util/clock.ts";
 import { type Domain, XenError } from "../xen/domain.ts";
-import { EmbeddedMachine } from "../xen/embedded/index.ts";
+import { type DomainOptions, EmbeddedMachine } from "../xen/embedded/index.ts";
 import {
   createDomainNodes,
   createVbd,
   removeVbd,
   takeOffline,
   type VbdDescription,
+  vbdPaths,
 } from "../xen/toolstack.ts";
 import { parseVdev, vdevName } from "../xen/vbd.ts";
 import { AttachedDisk, type Link } from "./attached-disk.ts";
 import { type BackendLink, localBackend, remoteBackend } from "./backend-link.ts";
+import { Guest } from "./guest.ts";
+import { RestartableBackend } from "./restartable-backend.ts";
 
 export interface MachineOptions {
   /** Folder of sockets and shared memory; a fresh one of mode 0700 under the system's temporary folder if absent. */
@@ -44,11 +47,23 @@ export interface AttachOptions {
   readonly link?: Link;
   readonly readOnly?: boolean;
   readonly engine?: EngineChoice;
+  /** Where the frontend is. If absent, a guest that the machine makes for all such disks. */
+  readonly guest?: Guest;
+  /** A disk whose backend dies or is restarted comes back, and its requests wait for it; otherwise they fail. */
+  readonly reconnect?: boolean;
   readonly frontend?: Partial<FrontendLimits>;
   readonly backend?: Partial<BackendLimits>;
   /** Gives up connecting. */
   readonly signal?: AbortSignal;
 }
+
+export interface GuestOptions extends DomainOptions {
+  /** Of the `name` node, and no other guest's; "guest-N" if absent. */
+  readonly name?: string;
+}
+
+/** A domain's name is shown in lists and is part of nothing else. */
+const MAX_NAME_CHARACTERS = 128;
 
 /** Domain 0 has the backends of this thread, as on a host. */
 const DOM0 = 0;
@@ -58,11 +73,15 @@ export class Machine implements AsyncDisposable {
   readonly directory: string;
   /** Give this to xenstore-ls and its siblings as XENSTORED_PATH. */
   readonly xenstoreSocket: string;
-  readonly #embedded: EmbeddedMachine;
+  /** The machine below: its domains and its xenstore. */
+  readonly embedded: EmbeddedMachine;
   readonly #dom0: Domain;
   readonly #ontrace: (event: BackendEvent) => void;
-  /** The guest, once with memory of this process and once with memory that other processes can reach. */
-  readonly #guests = new Map<boolean, Promise<Domain>>();
+  readonly #guests = new Map<number, Guest>();
+  /** Of disks that name none: once with memory of this process, once with memory that other processes can reach. */
+  readonly #ownGuests = new Map<boolean, Promise<Guest>>();
+  /** Names of guests that are being made. */
+  readonly #coming = new Set<string>();
   readonly #disks = new Set<AttachedDisk>();
   /** Names that are taken, from the first step of attaching to the last of detaching. */
   readonly #vdevs = new Set<string>();
@@ -95,7 +114,7 @@ export class Machine implements AsyncDisposable {
     reactor: Reactor,
     ontrace: MachineOptions["ontrace"],
   ) {
-    this.#embedded = embedded;
+    this.embedded = embedded;
     this.#dom0 = dom0;
     this.directory = embedded.directory;
     this.xenstoreSocket = xenstoreSocket;
@@ -108,6 +127,43 @@ export class Machine implements AsyncDisposable {
     return this.#disks;
   }
 
+  /** By domid, those that have not ended. */
+  get guests(): ReadonlyMap<number, Guest> {
+    return this.#guests;
+  }
+
+  /** Makes a guest: a domain to attach disks to, with a life of its own. Rejects with XenError("EEXIST") where there is one
+   * of that name, and EINVAL for a name that is none. */
+  async createGuest(options: GuestOptions = {}): Promise<Guest> {
+    const domid = this.#nextDomid++;
+    const { name = `guest-${domid}`, ...domainOptions } = options;
+    if (name.length === 0 || name.length > MAX_NAME_CHARACTERS || /[\p{Cc}/]/u.test(name)) {
+      throw new XenError("EINVAL", "a guest's name is text of 1 to 128 characters without a slash");
+    }
+    const taken = [...this.#guests.values()].some((guest) => guest.name === name);
+    if (taken || this.#coming.has(name)) {
+      throw new XenError("EEXIST", `there is a guest ${name} already`);
+    }
+    this.#coming.add(name);
+    try {
+      await using undo = new AsyncDisposableStack();
+      const domain = undo.use(await this.embedded.createDomain(domid, domainOptions));
+      await createDomainNodes(this.#dom0.store, domid, name);
+      undo.move();
+      const guest = new Guest(domain, {
+        name,
+        options: domainOptions,
+        embedded: this.embedded,
+        toolstack: this.#dom0.store,
+        onended: () => void this.#guests.delete(domid),
+      });
+      this.#guests.set(domid, guest);
+      return guest;
+    } finally {
+      this.#coming.delete(name);
+    }
+  }
+
   /** Connects a disk to the guest and resolves when both ends are. Owns a store that is given; rejects with one clear
    * message, and leaves nothing behind. */
   async attach(disk: BlockStore | StoreSpec, options: AttachOptions): Promise<AttachedDisk> {
@@ -117,62 +173,86 @@ export class Machine implements AsyncDisposable {
     if (link !== "thread" && !("driver" in disk)) {
       throw new XenError("EINVAL", `a disk for a ${link} is given as a StoreSpec, not opened here`);
     }
-    const guest = await this.#guest(link === "process");
+    const guest = options.guest ?? (await this.#ownGuest(link === "process"));
+    if (guest.state !== "running") throw new XenError("EINVAL", `${guest.name} does not run`);
+    if (link === "process" && !guest.shared) {
+      throw new XenError("EINVAL", `${guest.name} is not shared: no process can reach it`);
+    }
     const backendDomain = link === "thread" ? this.#dom0 : undefined;
     const backendDomid = backendDomain?.id ?? this.#nextDomid++;
     const vbd: VbdDescription = {
-      frontendDomid: guest.id,
+      frontendDomid: guest.domid,
       backendDomid,
       vdev: parseVdev(options.vdev),
       readOnly: options.readOnly === true,
       params: "driver" in disk ? paramsOf(disk) : "",
     };
     const name = vdevName(vbd.vdev);
-    if (this.#vdevs.has(name)) {
+    const key = options.guest === undefined ? name : `${guest.domid}/${name}`;
+    if (this.#vdevs.has(key)) {
       throw new XenError("EEXIST", `${name} is attached already; choose another vdev`);
     }
-    this.#vdevs.add(name);
-    undo.defer(() => void this.#vdevs.delete(name));
+    this.#vdevs.add(key);
+    undo.defer(() => void this.#vdevs.delete(key));
+    const paths = vbdPaths(vbd);
     if (backendDomain === undefined) {
-      await createDomainNodes(this.#dom0.store, backendDomid, `backend-${backendDomid}`);
-      undo.defer(() => this.#embedded.destroyDomain(backendDomid));
+      undo.defer(() => this.embedded.destroyDomain(backendDomid));
     }
-    const paths = await createVbd(this.#dom0.store, vbd);
     undo.defer(() => removeVbd(this.#dom0.store, paths));
-    const backend = await this.#startBackend(disk, link, backendDomain, backendDomid, {
-      path: paths.backend,
-      readOnly: vbd.readOnly,
-      limits: options.backend ?? {},
-      engine: options.engine ?? "auto",
+    const reconnect = options.reconnect === true;
+    let frontend: BlockFrontend | undefined;
+    const backend = await RestartableBackend.open({
+      reconnect,
+      clock: systemClock,
+      start: async (ondeath) => {
+        if (backendDomain === undefined) {
+          await this.embedded.destroyDomain(backendDomid);
+          await createDomainNodes(this.#dom0.store, backendDomid, `backend-${backendDomid}`);
+        }
+        await createVbd(this.#dom0.store, vbd);
+        return await this.#startBackend(disk, link, backendDomain, backendDomid, {
+          path: paths.backend,
+          readOnly: vbd.readOnly,
+          limits: options.backend ?? {},
+          engine: options.engine ?? "auto",
+          ondeath,
+        });
+      },
+      ongivenup: (error) => void frontend?.abandon(error),
     });
     undo.use(backend);
     const { signal } = options;
-    const frontend = await BlockFrontend.connect(guest, paths.frontend, {
+    frontend = await BlockFrontend.connect(guest.domain, paths.frontend, {
       clock: systemClock,
+      reconnect,
       ...(options.frontend === undefined ? {} : { limits: options.frontend }),
       ...(signal === undefined ? {} : { signal }),
     });
     undo.use(frontend);
     const attached: AttachedDisk = new AttachedDisk({
-      domain: guest,
+      domain: guest.domain,
       frontend,
       backend,
+      spec: "driver" in disk ? disk : undefined,
+      options,
       link,
       vdev: name,
       paths,
       onclosed: async () => {
         await using ends = new AsyncDisposableStack();
-        ends.defer(() => void this.#vdevs.delete(name));
+        ends.defer(() => void this.#vdevs.delete(key));
         if (backendDomain === undefined) {
-          ends.defer(() => this.#embedded.destroyDomain(backendDomid));
+          ends.defer(() => this.embedded.destroyDomain(backendDomid));
         }
         ends.defer(() => removeVbd(this.#dom0.store, paths));
         ends.defer(() => takeOffline(this.#dom0.store, paths));
         this.#disks.delete(attached);
+        guest.disks.delete(attached);
       },
     });
     undo.move();
     this.#disks.add(attached);
+    guest.disks.add(attached);
     return attached;
   }
 
@@ -186,11 +266,15 @@ export class Machine implements AsyncDisposable {
       readOnly: boolean;
       limits: Partial<BackendLimits>;
       engine: EngineChoice;
+      ondeath: () => void;
     },
   ): Promise<BackendLink> {
     const { engine, ...rest } = options;
-    // A dead domain's nodes are removed, which is how its frontends learn of it.
-    const ondeath = () => void this.#embedded.destroyDomain(domid).catch(() => {});
+    const ondeath = () => {
+      // A dead domain's nodes are removed, which is how its frontends learn of it.
+      void this.embedded.destroyDomain(domid).catch(() => {});
+      options.ondeath();
+    };
     const linkOptions = { ...rest, ontrace: this.#ontrace, ondeath };
     if (link === "thread") {
       const { readOnly } = options;
@@ -200,23 +284,19 @@ export class Machine implements AsyncDisposable {
           : disk;
       return await localBackend(domain!, store, linkOptions);
     }
-    const ticket = await this.#embedded.domainTicket(domid, link);
+    const ticket = await this.embedded.domainTicket(domid, link);
     return await remoteBackend(link, ticket, disk as StoreSpec, engine, linkOptions);
   }
 
-  /** The domain that has the frontends. Only memory that was made for it can be reached from another process. */
-  #guest(shared: boolean): Promise<Domain> {
-    let guest = this.#guests.get(shared);
-    if (guest === undefined) {
-      const domid = this.#nextDomid++;
-      guest = (async () => {
-        const domain = await this.#embedded.createDomain(domid, { shared });
-        await createDomainNodes(this.#dom0.store, domid, `guest-${domid}`);
-        return domain;
-      })();
-      this.#guests.set(shared, guest);
+  /** Only memory that was made for it can be reached from another process. */
+  async #ownGuest(shared: boolean): Promise<Guest> {
+    let guest = this.#ownGuests.get(shared);
+    // One that has ended is replaced.
+    if (guest === undefined || (await guest).state === "dead") {
+      guest = this.createGuest({ shared });
+      this.#ownGuests.set(shared, guest);
     }
-    return guest;
+    return await guest;
   }
 
   /** Detaches every disk, then ends the domains, the xenstore and the folder. */
@@ -227,7 +307,8 @@ export class Machine implements AsyncDisposable {
 
   async #dispose(): Promise<void> {
     await using ends = new AsyncDisposableStack();
-    ends.use(this.#embedded);
+    ends.use(this.embedded);
+    for (const guest of this.#guests.values()) ends.use(guest);
     for (const disk of this.#disks) ends.use(disk);
   }
 }

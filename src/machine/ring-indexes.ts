@@ -14,8 +14,16 @@ export interface RingIndexes {
   readonly responseEvent: number;
 }
 
-/** `bytes` are the ring's pages. */
-export function ringIndexes(bytes: Uint8Array): RingIndexes {
+const none: RingIndexes = {
+  requestsProduced: 0,
+  requestEvent: 0,
+  responsesProduced: 0,
+  responseEvent: 0,
+};
+
+/** `bytes` are the ring's pages; all indexes are 0 where there is no ring. */
+export function ringIndexes(bytes: Uint8Array | undefined): RingIndexes {
+  if (bytes === undefined) return none;
   const indexes = new Int32Array(bytes.buffer, bytes.byteOffset, RING_HEADER_WORDS);
   const index = (at: number) => Atomics.load(indexes, at) >>> 0;
   return {

@@ -36,6 +36,11 @@ export class Fifo<T extends Linked<T>> {
     last.next = undefined;
   }
 
+  /** In order; the queue is not to change meanwhile. */
+  *[Symbol.iterator](): Generator<T> {
+    for (let item = this.#head; item !== undefined; item = item.next) yield item;
+  }
+
   shift(): T | undefined {
     const item = this.#head;
     if (item === undefined) return undefined;

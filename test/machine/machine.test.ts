@@ -1,27 +1,16 @@
 /** A machine and its disks: attach, detach, death of a backend, and what is left behind (nothing). */
 import assert from "node:assert/strict";
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { test } from "node:test";
 import { Machine, openStore, parseDisk } from "../../src/index.ts";
 import { Reactor } from "../../src/io/reactor.ts";
 import { shows } from "../../src/testing/index.ts";
 import { XenStoreClient } from "../../src/xen/xenstore/index.ts";
+import { children } from "../support/children.ts";
 import { temporaryFolder } from "../support/vbdkit.ts";
 
 const memory = parseDisk(["memory", "1M"], []);
-
-/** Child processes of this one. */
-function children(): number[] {
-  return readdirSync(`/proc/${process.pid}/task`).flatMap((task) => {
-    const path = `/proc/${process.pid}/task/${task}/children`;
-    return existsSync(path) ? readChildren(path) : [];
-  });
-}
-
-function readChildren(path: string): number[] {
-  return readFileSync(path, "utf8").split(" ").filter(Boolean).map(Number);
-}
 
 test("a store that is open already is attached, and closed with the disk", async () => {
   const reactor = new Reactor();

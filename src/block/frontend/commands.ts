@@ -59,14 +59,15 @@ export class Commands {
     );
   }
 
-  /** Gives up all in flight, whose answers will not be looked at, and tells of each in the order they were sent. They
-   * are not used again. */
-  abandon(each: (command: Command) => void): void {
+  /** Those in flight, in the order they were sent. */
+  busy(): Command[] {
     const busy = this.#all.filter(({ state }) => state === CommandState.busy);
-    for (const command of busy.sort((one, other) => one.sequence - other.sequence)) {
-      each(command);
-      forget(command);
-    }
+    return busy.sort((one, other) => one.sequence - other.sequence);
+  }
+
+  /** Gives up all in flight, whose answers will not be looked at. They are not used again. */
+  abandon(): void {
+    for (const command of this.busy()) forget(command);
     this.#inFlight = 0;
   }
 }

@@ -33,9 +33,11 @@ export class Dispatcher implements Kickable {
   /** Ordered writes whose barriers were refused: they come before what is held. */
   readonly #again = new Fifo<BlockRequest>();
   readonly #refused: BlockRequest[] = [];
+  #holds = 0;
   #failed = 0;
   #idle: PromiseWithResolvers<void> | undefined = undefined;
   #drained: PromiseWithResolvers<void> | undefined = undefined;
+  #ringsIdle: PromiseWithResolvers<void> | undefined = undefined;
 
   constructor(reactor: Reactor, counts: FreezeCounts) {
     this.#reactor = reactor;
@@ -90,6 +92,11 @@ export class Dispatcher implements Kickable {
     return this.#freezer.has("suspended");
   }
 
+  /** Nothing is to be sent, whatever is submitted. */
+  get stopped(): boolean {
+    return this.suspended || this.#holds > 0;
+  }
+
   /** Sends nothing until `resume`. */
   suspend(): void {
     this.#freezer.freeze("suspended");
@@ -99,6 +106,26 @@ export class Dispatcher implements Kickable {
   resume(): void {
     for (const queue of this.#queues) queue.resume();
     this.#thaw("suspended");
+  }
+
+  /** Hands nothing more to the rings until the holder lets go; what they have is sent and answered. */
+  hold(): Disposable {
+    this.#holds++;
+    this.#freezer.freeze("held");
+    let held = true;
+    return {
+      [Symbol.dispose]: () => {
+        if (!held) return;
+        held = false;
+        if (--this.#holds === 0) this.#thaw("held");
+      },
+    };
+  }
+
+  /** What was submitted and has not ended, in order, ring by ring. */
+  outstanding(): BlockRequest[] {
+    const sent = this.#queues.flatMap((queue) => queue.outstanding());
+    return [...sent, ...this.#again, ...this.#held];
   }
 
   #thaw(reason: FreezeReason): void {
@@ -174,14 +201,17 @@ export class Dispatcher implements Kickable {
       this.#freezer.thaw("wait idle");
       this.#goOn();
     }
-    if (this.#idle !== undefined || this.#drained !== undefined) this.#settle();
+    if (this.#idle ?? this.#drained ?? this.#ringsIdle) this.#settle();
   }
 
   #settle(): void {
     if (this.#inFlight > 0) return;
     this.#drained?.resolve();
     this.#drained = undefined;
-    if (!this.#noneHeld || !this.#allIdle) return;
+    if (!this.#allIdle) return;
+    this.#ringsIdle?.resolve();
+    this.#ringsIdle = undefined;
+    if (!this.#noneHeld) return;
     this.#idle?.resolve();
     this.#idle = undefined;
   }
@@ -198,6 +228,13 @@ export class Dispatcher implements Kickable {
     if (this.#inFlight === 0) return;
     this.#drained ??= Promise.withResolvers<void>();
     await this.#drained.promise;
+  }
+
+  /** Resolves when the rings have carried out all that they were given. */
+  async ringsIdle(): Promise<void> {
+    if (this.#allIdle) return;
+    this.#ringsIdle ??= Promise.withResolvers<void>();
+    await this.#ringsIdle.promise;
   }
 
   /** Ends what waits for its turn; resolves when what is on the rings has been answered. */

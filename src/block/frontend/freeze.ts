@@ -17,6 +17,8 @@ export const freezeReasons = [
   "single step",
   /** suspend() was called, and resume() not yet. */
   "suspended",
+  /** freeze() was called, and its holder has not let go yet. */
+  "held",
   /** There is no backend now. */
   "disconnected",
 ] as const;

@@ -22,7 +22,7 @@ import type { FrontendCounters } from "./counters.ts";
 import { pollWrite } from "./dump.ts";
 import { type FrontendFigures, figuresOf } from "./figures.ts";
 import { FrontendLife } from "./life.ts";
-import type { BlockFrontendOptions, FrontendDevice } from "./options.ts";
+import type { BlockFrontendOptions, FrontendDevice, FrontendState } from "./options.ts";
 import type { RingPages } from "./rings.ts";
 
 export class BlockFrontend implements BlockStore {
@@ -60,8 +60,9 @@ export class BlockFrontend implements BlockStore {
     return this.#life.counters;
   }
 
+  /** Of the last connection, where there is none now. */
   get negotiated(): Negotiated {
-    return this.#life.connection.negotiated;
+    return this.#life.negotiated;
   }
 
   /** What was negotiated, under the names that FreeBSD's sysctls and Linux's module parameters have. */
@@ -76,13 +77,13 @@ export class BlockFrontend implements BlockStore {
     return { vdev, name: vdevName(vdev), readOnly, cdrom, removable };
   }
 
-  /** The pages of each ring. */
+  /** The pages of each ring; none while there is no connection. */
   get rings(): readonly RingPages[] {
-    return this.#life.connection.offer.rings;
+    return this.#life.rings;
   }
 
   get ring(): RingPages {
-    return this.rings[0]!;
+    return this.#life.connection.offer.rings[0]!;
   }
 
   submit(request: BlockRequest): void {
@@ -140,6 +141,31 @@ export class BlockFrontend implements BlockStore {
    * wait. */
   hold(): Disposable {
     return this.#life.hold();
+  }
+
+  /** New requests wait until the holder lets go. Resolves when what was sent before has been answered: the disk is quiet
+   * then, for a copy of it, say. */
+  async freeze(): Promise<Disposable> {
+    const { dispatcher } = this.#life;
+    const held = dispatcher.hold();
+    await dispatcher.ringsIdle();
+    return held;
+  }
+
+  /** What was submitted and has not ended, in an order in which it may be done again. Theirs who submitted it: to look at,
+   * while nothing is sent (`suspend`). */
+  get outstanding(): readonly BlockRequest[] {
+    return this.#life.dispatcher.outstanding();
+  }
+
+  get state(): FrontendState {
+    return this.#life.state;
+  }
+
+  /** The domain dies: everything ends with the error's errno, nothing is said to the backend or in the store, and pages
+   * are let go of. Idempotent; a disposal. */
+  abandon(error: Error): Promise<void> {
+    return this.#life.abandon(error);
   }
 
   /** Before the domain is suspended: sends nothing more. What is in flight need not be answered (Linux); with a time, it is

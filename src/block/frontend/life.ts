@@ -7,7 +7,7 @@
  * memory is used again; a request that was submitted is completed once, over however many connections.
  */
 import type { BlockRequest, BlockStoreInfo } from "../../store/block-store.ts";
-import { Errno } from "../../store/errors.ts";
+import { Errno, errnoOf } from "../../store/errors.ts";
 import { StoreListeners } from "../../store/listeners.ts";
 import { type Domain, XenError } from "../../xen/domain.ts";
 import {
@@ -18,19 +18,19 @@ import {
   XenbusDevice,
   XenbusState,
 } from "../../xen/xenbus.ts";
-import { dialects, type FrontendLimits } from "../features.ts";
+import { dialects, type FrontendLimits, type Negotiated } from "../features.ts";
 import { Connection, protocolKey } from "./connection.ts";
 import { type FrontendCounters, frontendCounters } from "./counters.ts";
 import { Dispatcher } from "./dispatcher.ts";
 import { type Device, readDevice, readRingLimits, readSize, readVdev } from "./negotiation.ts";
-import { type BlockFrontendOptions, limitsOf } from "./options.ts";
+import { type BlockFrontendOptions, type FrontendState, limitsOf } from "./options.ts";
 import type { QueueOwner } from "./queue.ts";
-import { RingOffer } from "./rings.ts";
+import { RingOffer, type RingPages } from "./rings.ts";
 
 /** A backend that does not answer Closing is left behind after this: it may be dead. */
 const CLOSE_TIMEOUT_MILLISECONDS = 5000;
 
-/** What BlockFrontend says of hold, suspend, resume and disposal is done here. */
+/** What BlockFrontend says of hold, suspend, resume, abandonment and disposal is done here. */
 export class FrontendLife implements QueueOwner, AsyncDisposable {
   readonly vdev: number;
   readonly limits: FrontendLimits;
@@ -46,6 +46,7 @@ export class FrontendLife implements QueueOwner, AsyncDisposable {
   #otherendClosed = Promise.withResolvers<void>();
   #offer: RingOffer | undefined = undefined;
   #connection: Connection | undefined = undefined;
+  #negotiated: Negotiated | undefined = undefined;
   /** What the last backend may still map. */
   #former = new DisposableStack();
   /** The backend may be connected to rings that we no longer have: it is to close first. */
@@ -124,6 +125,20 @@ export class FrontendLife implements QueueOwner, AsyncDisposable {
   get connection(): Connection {
     if (this.#connection === undefined) throw new XenError("ENXIO", "the vbd is not connected");
     return this.#connection;
+  }
+
+  get negotiated(): Negotiated {
+    return this.#connection?.negotiated ?? this.#negotiated ?? this.connection.negotiated;
+  }
+
+  get rings(): readonly RingPages[] {
+    return this.#connection?.offer.rings ?? [];
+  }
+
+  get state(): FrontendState {
+    if (this.#error !== undefined || this.#disposal !== undefined) return "failed";
+    if (this.dispatcher.suspended) return "suspended";
+    return this.#connection === undefined ? "away" : "connected";
   }
 
   hold(): Disposable {
@@ -269,6 +284,7 @@ export class FrontendLife implements QueueOwner, AsyncDisposable {
    * it has when it wants our rings again. */
   #drop(): void {
     this.dispatcher.detach();
+    this.#negotiated = this.#connection?.negotiated ?? this.#negotiated;
     if (this.#connection !== undefined) this.#former.use(this.#connection);
     else if (this.#offer !== undefined) this.#former.use(this.#offer);
     this.#connection = undefined;
@@ -393,6 +409,20 @@ export class FrontendLife implements QueueOwner, AsyncDisposable {
     void this.#device.fatal(error).catch(() => {});
   }
 
+  abandon(error: Error): Promise<void> {
+    this.#disposal ??= this.#abandon(error);
+    return this.#disposal;
+  }
+
+  async #abandon(error: Error): Promise<void> {
+    this.#connected.reject(error);
+    this.#announce(error);
+    this.dispatcher.fail(errnoOf(error));
+    await this.#device[Symbol.asyncDispose]();
+    this.#drop();
+    this.#former.dispose();
+  }
+
   [Symbol.asyncDispose](): Promise<void> {
     this.#disposal ??= this.#dispose();
     return this.#disposal;
@@ -407,7 +437,7 @@ export class FrontendLife implements QueueOwner, AsyncDisposable {
 
   async #dispose(): Promise<void> {
     // Nobody answers what waits for a backend; one that answers nothing any more is given up.
-    const answers = this.#connection !== undefined && !this.dispatcher.suspended;
+    const answers = this.#connection !== undefined && !this.dispatcher.stopped;
     if (answers) await this.#within(this.dispatcher.idle(), CLOSE_TIMEOUT_MILLISECONDS);
     this.dispatcher.fail(Errno.EIO);
     const known = this.#offer !== undefined || this.#info !== undefined;

@@ -25,6 +25,9 @@ export interface BlockFrontendOptions {
   readonly forceClose?: boolean;
 }
 
+/** What a frontend is doing. "away": its backend is gone or not there yet, and it waits. */
+export type FrontendState = "connected" | "away" | "suspended" | "failed";
+
 /** What the device is, for whoever names or shows it. */
 export interface FrontendDevice {
   readonly vdev: number;

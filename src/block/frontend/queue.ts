@@ -446,23 +446,30 @@ export class FrontendQueue implements Kickable {
     return waiting;
   }
 
-  /** The ring is given up: nothing of it is looked at any more. Everything that waits and is in flight, in the order it
-   * was sent, ready to be submitted elsewhere. The pages are not used again by this queue: the backend may still write
-   * to them. */
-  abandon(): BlockRequest[] {
+  /** Everything that is in flight and that waits, in the order it was sent. */
+  outstanding(): BlockRequest[] {
     const requests = new Set<BlockRequest>();
     const first = this.#waiting.peek();
-    this.#commands.abandon(({ request, last }) => {
+    for (let { request, last } of this.#commands.busy()) {
       // What is being cut waits, and is found there.
       while (request !== undefined && request !== first) {
         requests.add(request);
         request = request === last ? undefined : request.next;
       }
-    });
-    for (const request of this.#takeWaiting()) requests.add(request);
+    }
+    for (const request of this.#waiting) requests.add(request);
+    return [...requests];
+  }
+
+  /** The ring is given up: nothing of it is looked at any more. Everything that is outstanding is ready to be submitted
+   * elsewhere. The pages are not used again by this queue: the backend may still write to them. */
+  abandon(): BlockRequest[] {
+    const requests = this.outstanding();
+    this.#commands.abandon();
+    this.#takeWaiting();
     for (const request of requests) request.childrenLeft = 0;
     this[Symbol.dispose]();
-    return [...requests];
+    return requests;
   }
 
   /** Takes no more events and gives the port back. Requests are to have ended. */
