@@ -48,28 +48,29 @@ export interface OfferedExport {
 }
 
 export class ExportTable {
+  /** In the order in which they came. */
   readonly #exports = new Map<string, NbdExport>();
-  readonly #first: NbdExport;
 
-  /** Throws StoreError("EINVAL") where the exports cannot be told apart or named. */
-  constructor(exports: readonly NbdExport[]) {
-    const first = exports[0];
-    if (first === undefined) throw new StoreError("EINVAL", "an NBD server needs an export");
-    this.#first = first;
-    for (const entry of exports) {
-      if (this.#exports.has(entry.name)) {
-        throw new StoreError("EINVAL", `two NBD exports have the name "${entry.name}"`);
-      }
-      for (const text of [entry.name, entry.description ?? ""]) {
-        if (text.includes("\0") || Buffer.byteLength(text) > NBD_MAX_STRING) {
-          throw new StoreError(
-            "EINVAL",
-            "an NBD name or description has at most 4096 bytes, no NUL",
-          );
-        }
-      }
-      this.#exports.set(entry.name, entry);
+  /** Throws StoreError("EINVAL") where the export cannot be told from another, or named. */
+  add(entry: NbdExport): void {
+    if (this.#exports.has(entry.name)) {
+      throw new StoreError("EINVAL", `two NBD exports have the name "${entry.name}"`);
     }
+    for (const text of [entry.name, entry.description ?? ""]) {
+      if (text.includes("\0") || Buffer.byteLength(text) > NBD_MAX_STRING) {
+        throw new StoreError("EINVAL", "an NBD name or description has at most 4096 bytes, no NUL");
+      }
+    }
+    this.#exports.set(entry.name, entry);
+  }
+
+  /** Whether it is offered now, and no other by its name. */
+  has({ name, store }: Pick<NbdExport, "name" | "store">): boolean {
+    return this.#exports.get(name)?.store === store;
+  }
+
+  remove(entry: NbdExport): void {
+    if (this.has(entry)) this.#exports.delete(entry.name);
   }
 
   [Symbol.iterator](): Iterator<NbdExport> {
@@ -78,7 +79,8 @@ export class ExportTable {
 
   /** "" is the first export where none has that name. */
   offer(name: string): OfferedExport | undefined {
-    const found = this.#exports.get(name) ?? (name === "" ? this.#first : undefined);
+    const [first] = this.#exports.values();
+    const found = this.#exports.get(name) ?? (name === "" ? first : undefined);
     if (found === undefined) return undefined;
     const { store } = found;
     const readOnly = found.readOnly === true || store.info.readOnly;

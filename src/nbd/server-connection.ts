@@ -27,6 +27,7 @@ import {
 } from "../wire/nbd.ts";
 import { BufferPool } from "./buffer-pool.ts";
 import { brokenRule, Command, HEADER_ROOM } from "./command.ts";
+import type { NbdExport } from "./export.ts";
 import { collectExtents } from "./extents.ts";
 import { CONTEXT_ID_LENGTH, gatherReply } from "./reply.ts";
 import type { Negotiated } from "./server-handshake.ts";
@@ -105,6 +106,12 @@ export class ServerConnection implements TransportUser, RequestOwner, Kickable {
     }
     this.target.set(this.#input, 0, INPUT_BYTES);
     transport.start(this);
+  }
+
+  /** Whether this is a client of that export. */
+  uses({ name, store }: NbdExport): boolean {
+    const { export: chosen } = this.#negotiated;
+    return chosen.name === name && chosen.store === store;
   }
 
   /** Since when nothing came or went, while the store has nothing to do for the client; undefined while it has. */

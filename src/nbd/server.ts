@@ -70,7 +70,7 @@ export interface NbdServerCounters {
 }
 
 export class NbdServer implements AsyncDisposable {
-  readonly #exports: ExportTable;
+  readonly #exports = new ExportTable();
   readonly #reactor: Reactor;
   readonly #maxConnections: number;
   readonly #handshakeTimeout: number;
@@ -86,7 +86,11 @@ export class NbdServer implements AsyncDisposable {
   /** Of the connections, those that were told to end for another. */
   readonly #leaving = new Set<ServerConnection>();
   readonly #addresses: NbdAddress[] = [];
-  #idle: (() => void) | undefined;
+  /** Those who wait until connections have ended. */
+  readonly #waiting = new Set<{
+    of: (connection: ServerConnection) => boolean;
+    done: () => void;
+  }>();
   #closing: Promise<void> | undefined;
   #accepted = 0;
   #refused = 0;
@@ -94,9 +98,8 @@ export class NbdServer implements AsyncDisposable {
   #failedHandshakes = 0;
 
   /** The stores stay the caller's, and belong to the reactor's thread. Throws StoreError("EINVAL") for exports that
-   * share a name. */
+   * share a name. More may be added, and some removed, while clients come and go. */
   constructor(exports: readonly NbdExport[], options: NbdServerOptions) {
-    this.#exports = new ExportTable(exports);
     this.#reactor = options.reactor;
     this.#maxConnections = options.maxConnections ?? DEFAULT_MAX_CONNECTIONS;
     this.#handshakeTimeout = options.handshakeTimeout ?? DEFAULT_HANDSHAKE_TIMEOUT;
@@ -109,9 +112,31 @@ export class NbdServer implements AsyncDisposable {
       clock: this.#clock,
       ended: (connection) => this.#ended(connection),
     };
-    for (const { store } of this.#exports) {
-      if (!this.#stores.has(store)) this.#stores.set(store, emulate(store, this.#reactor));
-    }
+    for (const entry of exports) this.add(entry);
+  }
+
+  /** Offers one more export from now on. Throws StoreError("EINVAL") where its name is taken or none. */
+  add(entry: NbdExport): void {
+    this.#exports.add(entry);
+    const { store } = entry;
+    if (!this.#stores.has(store)) this.#stores.set(store, emulate(store, this.#reactor));
+  }
+
+  /** Clients of an export that was added. */
+  clients(entry: NbdExport): number {
+    return [...this.#connections].filter((connection) => connection.uses(entry)).length;
+  }
+
+  /** Offers an export no more; resolves when its last client has left. With `force` its clients are cut off at once,
+   * whatever they have in flight, also those that another call waits for. The store is neither flushed nor closed. */
+  async remove(entry: NbdExport, options: { readonly force?: boolean } = {}): Promise<void> {
+    this.#exports.remove(entry);
+    const ofIt = (connection: ServerConnection) => connection.uses(entry);
+    if (options.force === true) {
+      for (const connection of this.#connections) if (ofIt(connection)) connection.destroy();
+    } else await this.#gone(ofIt);
+    const others = [...this.#exports].some(({ store }) => store === entry.store);
+    if (!others) this.#stores.delete(entry.store);
   }
 
   get counters(): NbdServerCounters {
@@ -166,7 +191,9 @@ export class NbdServer implements AsyncDisposable {
       const stream = new HandshakeStream(socket);
       const negotiated = await serverHandshake(stream, this.#exports);
       this.#handshakes.delete(socket);
-      if (negotiated === undefined || this.#closing !== undefined) {
+      // An export may have been taken back meanwhile.
+      const open = this.#closing === undefined && negotiated !== undefined;
+      if (!open || !this.#exports.has(negotiated.export)) {
         socket.destroySoon();
         return;
       }
@@ -212,7 +239,17 @@ export class NbdServer implements AsyncDisposable {
   #ended(connection: ServerConnection): void {
     this.#connections.delete(connection);
     this.#leaving.delete(connection);
-    if (this.#connections.size === 0) this.#idle?.();
+    for (const waiting of this.#waiting) {
+      if ([...this.#connections].some(waiting.of)) continue;
+      this.#waiting.delete(waiting);
+      waiting.done();
+    }
+  }
+
+  /** Resolves when no connection of those is left. */
+  async #gone(of: (connection: ServerConnection) => boolean): Promise<void> {
+    if (![...this.#connections].some(of)) return;
+    await new Promise<void>((done) => this.#waiting.add({ of, done }));
   }
 
   /** Accepts no more, lets requests in flight finish (for `closeTimeout` at most), disconnects everyone, flushes
@@ -229,9 +266,7 @@ export class NbdServer implements AsyncDisposable {
     for (const socket of this.#handshakes) socket.destroy();
     if (this.#connections.size > 0) {
       const connections = [...this.#connections];
-      const idle = new Promise<void>((resolve) => {
-        this.#idle = resolve;
-      });
+      const idle = this.#gone(() => true);
       for (const connection of connections) connection.shutdown();
       let timer: Disposable | undefined;
       const late = new Promise<void>((resolve) => {
