@@ -2,6 +2,7 @@
  * A machine without Xen, ready to use: domains that share memory, a xenstore that anyone may look at, and virtual block
  * devices between them. It plays the toolstack: it writes the nodes, starts both ends, and removes them at the end.
  */
+import { randomUUID } from "node:crypto";
 import { join } from "node:path";
 import {
   type BackendEvent,
@@ -23,7 +24,7 @@ import {
   type VbdDescription,
   vbdPaths,
 } from "../xen/toolstack.ts";
-import { parseVdev, vdevName } from "../xen/vbd.ts";
+import { type BackendKind, parseVdev, vdevName } from "../xen/vbd.ts";
 import { AttachedDisk, type Link } from "./attached-disk.ts";
 import { type BackendLink, localBackend, remoteBackend } from "./backend-link.ts";
 import { Guest } from "./guest.ts";
@@ -46,6 +47,10 @@ export interface AttachOptions {
   /** "thread" if absent. Elsewhere the disk is given as a StoreSpec, which is opened there. */
   readonly link?: Link;
   readonly readOnly?: boolean;
+  /** What the toolstack says of the device; "vbd" if the kind is absent. */
+  readonly cdrom?: boolean;
+  readonly removable?: boolean;
+  readonly kind?: BackendKind;
   readonly engine?: EngineChoice;
   /** Where the frontend is. If absent, a guest that the machine makes for all such disks. */
   readonly guest?: Guest;
@@ -83,7 +88,7 @@ export class Machine implements AsyncDisposable {
   /** Names of guests that are being made. */
   readonly #coming = new Set<string>();
   readonly #disks = new Set<AttachedDisk>();
-  /** Names that are taken, from the first step of attaching to the last of detaching. */
+  /** GUEST/VDEV that are taken, from the first step of attaching to the last of detaching. */
   readonly #vdevs = new Set<string>();
   #nextDomid = DOM0 + 1;
   #disposal: Promise<void> | undefined = undefined;
@@ -148,14 +153,19 @@ export class Machine implements AsyncDisposable {
     try {
       await using undo = new AsyncDisposableStack();
       const domain = undo.use(await this.embedded.createDomain(domid, domainOptions));
-      await createDomainNodes(this.#dom0.store, domid, name);
+      const uuid = randomUUID();
+      await createDomainNodes(this.#dom0.store, domid, name, uuid);
       undo.move();
       const guest = new Guest(domain, {
         name,
         options: domainOptions,
         embedded: this.embedded,
         toolstack: this.#dom0.store,
-        onended: () => void this.#guests.delete(domid),
+        onended: () => {
+          this.#guests.delete(domid);
+          // A xenstore that has ended has no nodes.
+          void this.#dom0.store.remove(`/vm/${uuid}`).catch(() => {});
+        },
       });
       this.#guests.set(domid, guest);
       return guest;
@@ -186,6 +196,9 @@ export class Machine implements AsyncDisposable {
       vdev: parseVdev(options.vdev),
       readOnly: options.readOnly === true,
       params: "driver" in disk ? paramsOf(disk) : "",
+      cdrom: options.cdrom === true,
+      removable: options.removable === true,
+      kind: options.kind ?? "vbd",
     };
     const name = vdevName(vbd.vdev);
     const key = options.guest === undefined ? name : `${guest.domid}/${name}`;

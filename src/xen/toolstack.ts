@@ -3,7 +3,7 @@
  * device__disk_add gives (libxl_disk.c, libxl_device.c; keys in blkif.h and xenstore-paths).
  */
 import type { XenStore, XenStoreOperations, XenStorePermission } from "./domain.ts";
-import { backendPath, frontendPath, vdevName } from "./vbd.ts";
+import { type BackendKind, backendPath, frontendPath, vdevName } from "./vbd.ts";
 import { XenbusState } from "./xenbus.ts";
 
 export interface VbdDescription {
@@ -17,7 +17,7 @@ export interface VbdDescription {
   readonly removable?: boolean;
   readonly cdrom?: boolean;
   /** The directory below backend/: "vbd", or "vbd3", which no kernel driver claims. */
-  readonly kind?: "vbd" | "vbd3" | "qdisk";
+  readonly kind?: BackendKind;
 }
 
 export interface VbdPaths {
@@ -84,16 +84,24 @@ export async function removeVbd(store: XenStore, paths: VbdPaths): Promise<void>
   });
 }
 
-/** The nodes of a domain itself, as far as drivers look at them. */
+/** The nodes of a domain itself, as far as drivers and people look at them. `uuid` is that of a guest, which tools look
+ * up below /vm; domain 0 and backend domains of ours have none. */
 export async function createDomainNodes(
   store: XenStore,
   domid: number,
   name: string,
+  uuid?: string,
 ): Promise<void> {
   await store.transaction(async (operations) => {
     const path = `/local/domain/${domid}`;
     await createDirectory(operations, path, domid);
     await writeAll(operations, path, { name, domid });
+    if (uuid !== undefined) {
+      const vm = `/vm/${uuid}`;
+      await createDirectory(operations, vm, 0, domid);
+      await writeAll(operations, vm, { name, uuid });
+      await writeAll(operations, path, { vm });
+    }
     for (const directory of ["device", "backend", "error"]) {
       await createDirectory(operations, `${path}/${directory}`, domid);
     }
