@@ -14,13 +14,17 @@ export class CProgram implements Disposable {
   /** Not every x86-64 kernel runs 32-bit programs; QEMU does everywhere. */
   readonly #runner: readonly string[];
 
-  /** `source` is a path. Needs gcc, gcc-multilib, libxen-dev, and qemu-user for programs of 32 bits. */
-  constructor(source: string, protocol: BlkifProtocol) {
+  /** `source` is a path, `libraries` as `-l` takes them. Needs gcc, gcc-multilib, libxen-dev, and qemu-user for programs
+   * of 32 bits. */
+  constructor(source: string, protocol: BlkifProtocol, libraries: readonly string[] = []) {
     const width = protocol === "x86_32-abi" ? "-m32" : "-m64";
     this.#runner = protocol === "x86_32-abi" ? ["qemu-i386"] : [];
     const flags = [width, "-O1", "-Wall", "-Werror", "-D__XEN_INTERFACE_VERSION__=0x00040d00"];
     try {
-      execFileSync(process.env.CC ?? "gcc", [...flags, "-o", this.#program, source]);
+      execFileSync(process.env.CC ?? "gcc", [
+        ...[...flags, "-o", this.#program, source],
+        ...libraries.map((name) => `-l${name}`),
+      ]);
     } catch (error) {
       this[Symbol.dispose]();
       throw error;
