@@ -1,4 +1,5 @@
-/** What `vbdkit serve` says when it serves: what there is, what was negotiated, and things to try that work as pasted. */
+/** What `vbdkit serve` and `vbdkit machine` say when they run: what there is, what was negotiated, and things to try that
+ * work as pasted. */
 
 import { existsSync, realpathSync } from "node:fs";
 import { delimiter, isAbsolute, join, sep } from "node:path";
@@ -9,26 +10,60 @@ import { paint, table } from "./output.ts";
 import type { ServedDiskInfo, ServerInfo } from "./server-info.ts";
 
 export function banner(info: ServerInfo): string {
-  const uri = quote(info.uri);
-  const store = `XENSTORED_PATH=${quote(info.xenstoreSocket)}`;
-  const command = vbdkit();
+  const empty = info.disks.length === 0;
+  const tries = empty ? machineTries(info) : diskTries(info);
   return [
-    ...info.disks.flatMap(describeDisk),
+    ...(empty ? describeMachine(info) : info.disks.flatMap(describeDisk)),
     "",
     "Try, in another terminal:",
-    table(
-      [
-        [`nbdinfo ${uri}`, "what an NBD client sees"],
-        [`nbdcopy --progress ${uri} copy.img`, "copy it"],
-        [`qemu-img info ${uri}`, "what QEMU sees"],
-        [`${store} xenstore-ls -f`, "both drivers' nodes"],
-        [`${command} info ${quote(info.directory)}`, "ring, grants and counters"],
-        [`${command} top ${quote(info.directory)}`, "what goes on, until q"],
-      ].map(([command, why]) => [`  ${command}`, paint("dim", `# ${why}`)]),
-    ),
+    table(tries.map(([command, why]) => [`  ${command}`, paint("dim", `# ${why}`)])),
     "",
     "Ctrl-C stops it.",
   ].join("\n");
+}
+
+type Tries = readonly (readonly [command: string, why: string])[];
+
+function diskTries(info: ServerInfo): Tries {
+  const uri = quote(info.uri);
+  const command = vbdkit();
+  return [
+    [`nbdinfo ${uri}`, "what an NBD client sees"],
+    [`nbdcopy --progress ${uri} copy.img`, "copy it"],
+    [`qemu-img info ${uri}`, "what QEMU sees"],
+    [lookIntoXenStore(info), "both drivers' nodes"],
+    [`${command} info ${quote(info.directory)}`, "ring, grants and counters"],
+    [`${command} top ${quote(info.directory)}`, "what goes on, until q"],
+  ];
+}
+
+function machineTries(info: ServerInfo): Tries {
+  const command = vbdkit();
+  const machine = `--machine ${quote(info.directory)}`;
+  const guest = info.domains[0]!.name;
+  return [
+    [
+      `${command} attach ${machine} ${guest} 'vdev=xvda,target=memory 1G'`,
+      "a disk; it says its URI",
+    ],
+    [`${command} list ${machine}`, "guests and disks"],
+    [lookIntoXenStore(info), "both drivers' nodes"],
+    [`${command} detach ${machine} ${guest} xvda`, "and gone"],
+  ];
+}
+
+function lookIntoXenStore({ xenstoreSocket }: ServerInfo): string {
+  return `XENSTORED_PATH=${quote(xenstoreSocket)} xenstore-ls -f`;
+}
+
+function describeMachine({ domains, directory, xenstoreSocket }: ServerInfo): string[] {
+  const guests = domains.map(({ name, domid }) => `${name} (${domid})`);
+  const rows = [
+    ["guests", guests.join(", ")],
+    ["folder", directory],
+    ["xenstore", xenstoreSocket],
+  ];
+  return [paint("bold", "a machine with Domain-0 (0)"), table(rows, "  ")];
 }
 
 function describeDisk({ disk, vdev, uri, store, attachment }: ServedDiskInfo): string[] {

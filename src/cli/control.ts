@@ -1,41 +1,67 @@
 /**
- * How other commands ask a running server: `control.sock` in the server's own folder (0700), one line of JSON each
- * way. `{"request":"info"}` is answered with what the server is, what was negotiated, and its counters now;
- * `{"request":"stats"}` with its statistics.
+ * How other commands ask a running server: `control.sock` in the server's own folder (0700), one line of JSON with the
+ * request and what belongs to it, `{"request":"detach","domain":"web","vdev":"xvda"}`; lines of notes for people while
+ * it is carried out, and one with the answer or what went wrong.
  *
- * Invariant: a line that is not a request gets an error line; nothing sent here changes the server.
+ * Invariant: a line that is not a request gets an error line, and changes nothing; only the server's own user comes in.
  */
 import { existsSync, globSync, statSync } from "node:fs";
 import { connect, createServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { listenOnUnixSocket, probeUnixSocket } from "../io/unix-socket.ts";
-import { UsageError } from "./errors.ts";
+import { ExitCode, exitCodeOf, messageOf, UsageError } from "./errors.ts";
 import { plain } from "./output.ts";
 
 /** Its name in the server's folder. */
 export const CONTROL_SOCKET = "control.sock";
-/** A request is a word; who sends more is not one of ours. */
-const MAX_REQUEST_BYTES = 4096;
-/** The answer comes from the server's memory; it is slow only when its event loop is stuck. */
+/** A request to attach a disk names a few paths of 4096 bytes at most; who sends more is not one of ours. */
+const MAX_REQUEST_BYTES = 256 * 1024;
+/** What is answered from the server's memory is slow only when its event loop is stuck. */
 const ANSWER_TIMEOUT_MS = 10_000;
 
-type Answers = Readonly<Record<string, () => Promise<unknown>>>;
+/** What belongs to a request, beside its name; not to be believed. */
+export type RequestFields = Readonly<Record<string, unknown>>;
+
+/** Of one request while it is carried out. */
+export interface Asker {
+  /** Aborts when the asker has gone. */
+  readonly signal: AbortSignal;
+  /** Tells a person why it takes long. */
+  note(message: string): void;
+}
+
+type Answers = Readonly<Record<string, (fields: RequestFields, asker: Asker) => Promise<unknown>>>;
+type Line =
+  | { readonly answer: unknown }
+  | { readonly note: string }
+  /** `usage` where what was typed cannot be right. */
+  | { readonly error: string; readonly usage: boolean };
 
 /** Listens in `directory`. Disposal closes it and removes the socket. */
 export async function openControl(directory: string, answers: Answers): Promise<AsyncDisposable> {
   const sockets = new Set<Socket>();
   const server = createServer((socket) => {
     sockets.add(socket);
-    socket.on("close", () => sockets.delete(socket));
+    const left = new AbortController();
+    socket.on("close", () => {
+      sockets.delete(socket);
+      left.abort(new Error("whoever asked has gone"));
+    });
     socket.on("error", () => socket.destroy());
     socket.setTimeout(ANSWER_TIMEOUT_MS, () => socket.destroy());
     let text = "";
     socket.setEncoding("utf8").on("data", (chunk: string) => {
       text += chunk;
       if (!text.includes("\n") && text.length < MAX_REQUEST_BYTES) return;
-      socket.removeAllListeners("data").pause();
-      void answer(text, answers).then((reply) => socket.end(`${reply}\n`));
+      // More is not read as a request, but an end is seen.
+      socket.removeAllListeners("data").resume().setTimeout(0);
+      const send = (line: Line) => void socket.write(`${JSON.stringify(line, plain)}\n`);
+      const asker = { signal: left.signal, note: (note: string) => send({ note }) };
+      void answer(text, answers, asker).then((line) => {
+        send(line);
+        socket.end();
+      });
     });
   });
   const path = join(directory, CONTROL_SOCKET);
@@ -49,15 +75,15 @@ export async function openControl(directory: string, answers: Answers): Promise<
   };
 }
 
-async function answer(line: string, answers: Answers): Promise<string> {
+async function answer(text: string, answers: Answers, asker: Asker): Promise<Line> {
   try {
-    const { request } = JSON.parse(line) as { request?: unknown };
+    const { request, ...fields } = JSON.parse(text) as { request?: unknown };
     if (typeof request !== "string" || !Object.hasOwn(answers, request)) {
       throw new Error(`requests are ${Object.keys(answers).join(", ")}`);
     }
-    return JSON.stringify({ answer: await answers[request]!() }, plain);
+    return { answer: await answers[request]!(fields, asker) };
   } catch (error) {
-    return JSON.stringify({ error: error instanceof Error ? error.message : String(error) });
+    return { error: messageOf(error), usage: exitCodeOf(error) === ExitCode.usage };
   }
 }
 
@@ -88,29 +114,61 @@ export async function findServer(name: string | undefined): Promise<string> {
   }
   const [only] = running;
   if (only === undefined) {
-    throw new UsageError("no server runs; start one with vbdkit serve, or name its folder");
+    throw new UsageError(
+      "no server runs; start one with vbdkit serve or vbdkit machine, or name its folder",
+    );
   }
   if (running.length > 1) throw new UsageError(`which server? ${running.join(", ")}`);
   return only;
 }
 
-/** Asks the server in `directory`. Rejects with a UsageError where there is none. */
-export async function ask<T>(directory: string, request: string): Promise<T> {
+export interface AskOptions {
+  /** Beside the name of the request. */
+  readonly fields?: object;
+  /** Carrying it out may take as long as it likes. */
+  readonly patient?: boolean;
+  /** Asks no more. */
+  readonly signal?: AbortSignal;
+}
+
+/** Asks the server in `directory`; its notes go to standard error. Rejects with a UsageError where there is no server, and
+ * with what it says. */
+export async function ask<T>(
+  directory: string,
+  request: string,
+  options: AskOptions = {},
+): Promise<T> {
   const path = join(directory, CONTROL_SOCKET);
+  const { fields = {}, patient = false, signal } = options;
+  signal?.throwIfAborted();
   const socket = connect(path);
-  socket.setTimeout(ANSWER_TIMEOUT_MS, () =>
-    socket.destroy(new Error(`${path}: no answer within ${ANSWER_TIMEOUT_MS / 1000} s`)),
-  );
-  let text = "";
+  const stop = () => socket.destroy(signal?.reason as Error);
+  signal?.addEventListener("abort", stop);
+  if (!patient) {
+    socket.setTimeout(ANSWER_TIMEOUT_MS, () =>
+      socket.destroy(new Error(`${path}: no answer within ${ANSWER_TIMEOUT_MS / 1000} s`)),
+    );
+  }
   try {
-    socket.write(`${JSON.stringify({ request })}\n`);
-    for await (const chunk of socket.setEncoding("utf8")) text += chunk;
+    socket.write(`${JSON.stringify({ ...fields, request })}\n`);
+    let text = "";
+    for await (const chunk of socket.setEncoding("utf8")) {
+      text += chunk;
+      for (let end = text.indexOf("\n"); end >= 0; end = text.indexOf("\n")) {
+        const line = JSON.parse(text.slice(0, end)) as Line;
+        text = text.slice(end + 1);
+        if ("note" in line) process.stderr.write(`vbdkit: ${line.note}\n`);
+        else if ("answer" in line) return line.answer as T;
+        else throw line.usage ? new UsageError(line.error) : new Error(line.error);
+      }
+    }
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code;
     if (code !== "ENOENT" && code !== "ECONNREFUSED") throw error;
     throw new UsageError(`${directory}: no server runs there`, { cause: error });
+  } finally {
+    signal?.removeEventListener("abort", stop);
+    socket.destroy();
   }
-  const reply = JSON.parse(text) as { answer?: T; error?: string };
-  if (reply.error !== undefined) throw new Error(`${directory}: ${reply.error}`);
-  return reply.answer as T;
+  throw new Error(`${directory}: the server has ended`);
 }

@@ -1,11 +1,16 @@
 /** The commands and how they look: one place for help, styles, versions and what commander says of mistakes. */
 import { Command } from "commander";
 import { didYouMean } from "../util/nearest.ts";
+import { attachCommand } from "./commands/attach.ts";
 import { completionCommand } from "./commands/completion.ts";
 import { copyCommand } from "./commands/copy.ts";
+import { detachCommand } from "./commands/detach.ts";
+import { driversCommand, filtersCommand } from "./commands/drivers.ts";
 import { helpCommand } from "./commands/help.ts";
 import { infoCommand } from "./commands/info.ts";
-import { driversCommand, filtersCommand } from "./commands/list.ts";
+import { listCommand } from "./commands/list.ts";
+import { machineCommand } from "./commands/machine.ts";
+import { resizeCommand } from "./commands/resize.ts";
 import { serveCommand } from "./commands/serve.ts";
 import { statsCommand } from "./commands/stats.ts";
 import { testCommand } from "./commands/test.ts";
@@ -26,11 +31,17 @@ export function createProgram(): Command {
 Try:
   vbdkit serve disk.img                     a disk through a Xen ring, out as NBD
   vbdkit serve memory 1G --run 'nbdinfo "$uri"'
+  vbdkit machine guest1                     a machine; then vbdkit attach, list, resize, detach
   vbdkit info disk.img                      what is in it
   vbdkit help file                          a driver, a filter or a command
 `,
     );
   program.addCommand(serveCommand());
+  program.addCommand(machineCommand());
+  program.addCommand(attachCommand());
+  program.addCommand(detachCommand());
+  program.addCommand(listCommand());
+  program.addCommand(resizeCommand());
   program.addCommand(infoCommand());
   program.addCommand(statsCommand());
   program.addCommand(topCommand());

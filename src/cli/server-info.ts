@@ -8,15 +8,19 @@ export interface ServerInfo {
   /** The server's folder, with its sockets. */
   readonly directory: string;
   readonly xenstoreSocket: string;
-  /** NBD URI of the first disk. */
+  /** NBD URI of the first disk; where there is none, of the first that comes. */
   readonly uri: string;
   readonly uptimeSeconds: number;
+  /** The guests. */
+  readonly domains: readonly { readonly domid: number; readonly name: string }[];
   readonly disks: readonly ServedDiskInfo[];
 }
 
 export interface ServedDiskInfo {
   /** As typed. */
   readonly disk: string;
+  /** The guest's name. */
+  readonly domain: string;
   readonly vdev: string;
   /** NBD export name. */
   readonly export: string;

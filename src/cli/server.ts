@@ -1,66 +1,42 @@
 /**
- * A running server: a machine, its disks, the NBD server before them, the control socket beside.
+ * A running server: a machine, its disks, the NBD server before them, the control socket beside. `vbdkit serve` and
+ * `vbdkit machine` are both this: one begins with disks, the other with guests.
  *
  * Invariant: disposal goes backwards (no new clients, requests in flight end, flush, detach, remove sockets), also
  * where starting failed half-way.
  */
 import { join, resolve } from "node:path";
-import type { AttachedDisk, BackendLimits, FrontendLimits, Machine, NbdServer } from "../index.ts";
+import type { Machine, NbdServer } from "../index.ts";
+import { ffi } from "../io/ffi.ts";
 import { formatNbdUri, type NbdAddress } from "../nbd/uri.ts";
-import type { EngineChoice, StoreSpec } from "../store/block-store.ts";
 import type { ServerStatistics } from "../trace/statistics.ts";
-import { catalogue, driverNames } from "./catalogue.ts";
-import { CONTROL_SOCKET, openControl } from "./control.ts";
-import { checkName, groupDisks } from "./disks.ts";
+import type { XenStoreClient } from "../xen/xenstore/index.ts";
+import { type AttachRequest, readAttachRequest } from "./attach-request.ts";
+import { CONTROL_SOCKET, openControl, type RequestFields } from "./control.ts";
+import { type ListedDisk, type ListedDomain, listDisk } from "./disk-list.ts";
+import { type DiskName, DiskTable, type ServedDisk } from "./disk-table.ts";
 import { UsageError } from "./errors.ts";
-import { backendKnobs, frontendKnobs } from "./knobs.ts";
 import { Leftovers } from "./leftovers.ts";
+import type { ListenOptions, RunOptions } from "./options.ts";
 import { keepPipesBlocking } from "./output.ts";
 import { checkPidfile, takePidfile } from "./pidfile.ts";
-import type { ServerInfo } from "./server-info.ts";
+import type { ServedDiskInfo, ServerInfo } from "./server-info.ts";
 import { pathOfSocket, takeInheritedSockets } from "./socket-activation.ts";
 import { statisticsOf } from "./statistics.ts";
 import { packageVersion } from "./version.ts";
 
-/** The options of `vbdkit serve`, as commander names them. */
-export interface ServeOptions {
-  unix?: string;
-  port?: number;
-  ip?: string;
-  readonly?: true;
-  exportName?: string;
-  pidfile?: string;
-  filter?: string[];
-  run?: string;
-  exitWithParent?: true;
-  xenstore?: string;
-  machine?: string;
-  engine: EngineChoice;
-  link: "thread" | "worker" | "process";
-  shared?: true;
-  vdev: string;
-  backend?: string[];
-  frontend?: string[];
-  maxRingPageOrder?: number;
-  maxIndirectSegments?: number;
-  maxPersistentGrants?: number;
-  persistent: boolean;
-  discard: boolean;
-  protocol?: "x86_64-abi" | "x86_32-abi" | "native";
-  json?: true;
-  verbose?: true;
+export type ServerOptions = ListenOptions & Pick<RunOptions, "pidfile" | "verbose">;
+
+/** What a server begins with. */
+export interface ServerContents {
+  readonly guests: readonly string[];
+  readonly disks: readonly AttachRequest[];
 }
 
-interface ServedDisk {
-  readonly words: string;
-  readonly name: string;
-  readonly disk: AttachedDisk;
-}
-
-/** Opens the disks, attaches them and listens. `signal` ends starting. */
+/** Makes the guests, attaches the disks and listens. `signal` ends starting. */
 export async function startServer(
-  words: readonly string[],
-  options: ServeOptions,
+  { guests, disks }: ServerContents,
+  options: ServerOptions,
   signal: AbortSignal,
 ): Promise<RunningServer> {
   const inherited = takeInheritedSockets();
@@ -72,66 +48,49 @@ export async function startServer(
     throw new UsageError("--ip is the address for --port, which is not given");
   }
   if (options.pidfile !== undefined) checkPidfile(options.pidfile);
-  const knobs = knobsOf(options);
-  const specs = await parseDisks(words, options);
-  const { Machine, NbdServer } = await import("../index.ts");
-  const stack = new AsyncDisposableStack();
-  try {
-    const leftovers = stack.use(new Leftovers(options.machine));
-    const machine = stack.use(
-      await Machine.start({
-        // Whoever is told of them may be in another folder.
-        ...(options.machine === undefined ? {} : { directory: resolve(options.machine) }),
-        ...(options.xenstore === undefined ? {} : { xenstoreSocket: resolve(options.xenstore) }),
-        ontrace: ({ kind, message }) => {
-          // A ring that was halted or a device that failed is told in any case: somebody's disk stands still.
-          const grave = kind === "halted" || kind === "failed";
-          // Statistics come only where log_stats asked for them.
-          if (grave || kind === "statistics" || options.verbose)
-            process.stderr.write(`vbdkit: ${kind}: ${message}\n`);
-        },
-      }),
-    );
-    leftovers.addFolder(machine.directory);
-    leftovers.addSocket(machine.xenstoreSocket);
-    const disks: ServedDisk[] = [];
-    for (const [index, { text, spec }] of specs.entries()) {
-      const vdev = vdevAt(options.vdev, index);
-      const disk = stack.use(
-        await machine.attach(spec, attachOptions(options, knobs, vdev, signal)),
-      );
-      const name = options.exportName ?? (specs.length === 1 ? "" : vdev);
-      disks.push({ words: text, name, disk });
-    }
-    const exports = disks.map(({ name, disk, words: description }) => ({
-      name,
-      store: disk.store,
-      description,
-    }));
-    const nbd = stack.use(new NbdServer(exports, { reactor: machine.reactor }));
-    const address =
-      inherited.length > 0
-        ? await listenOn(nbd, inherited)
-        : await listen(nbd, options, machine.directory);
-    if (inherited.length === 0 && "path" in address) leftovers.addSocket(address.path);
-    const server = new RunningServer(machine, disks, address, stack, inherited.length > 0);
-    stack.use(
-      await openControl(machine.directory, {
-        info: () => server.info(),
-        stats: () => server.statistics(),
-      }),
-    );
-    leftovers.addSocket(join(machine.directory, CONTROL_SOCKET));
-    if (options.pidfile !== undefined) stack.use(takePidfile(options.pidfile));
-    return server;
-  } catch (error) {
-    await stack.disposeAsync();
-    throw error;
-  }
+  const { Machine, NbdServer, XenStoreClient } = await import("../index.ts");
+  await using stack = new AsyncDisposableStack();
+  const leftovers = stack.use(new Leftovers(options.machine));
+  const machine = stack.use(
+    await Machine.start({
+      // Whoever is told of them may be in another folder.
+      ...(options.machine === undefined ? {} : { directory: resolve(options.machine) }),
+      ...(options.xenstore === undefined ? {} : { xenstoreSocket: resolve(options.xenstore) }),
+      ontrace: ({ kind, message }) => {
+        // A ring that was halted or a device that failed is told in any case: somebody's disk stands still.
+        const grave = kind === "halted" || kind === "failed";
+        // Statistics come only where log_stats asked for them.
+        if (grave || kind === "statistics" || options.verbose)
+          process.stderr.write(`vbdkit: ${kind}: ${message}\n`);
+      },
+    }),
+  );
+  leftovers.addFolder(machine.directory);
+  leftovers.addSocket(machine.xenstoreSocket);
+  // Where it can be, a guest of its own name is within reach of backends in other processes.
+  for (const name of guests) await machine.createGuest({ name, shared: ffi() !== undefined });
+  const nbd = stack.use(new NbdServer([], { reactor: machine.reactor }));
+  const table = stack.use(new DiskTable(machine, nbd));
+  for (const request of disks) await table.attach(request, signal);
+  const address =
+    inherited.length > 0
+      ? await listenOn(nbd, inherited)
+      : await listen(nbd, options, machine.directory);
+  if (inherited.length === 0 && "path" in address) leftovers.addSocket(address.path);
+  const store = stack.use(await XenStoreClient.connect(machine.xenstoreSocket));
+  const server = new RunningServer({
+    ...{ machine, table, store, address },
+    activated: inherited.length > 0,
+  });
+  stack.use(await openControl(machine.directory, answersOf(server)));
+  leftovers.addSocket(join(machine.directory, CONTROL_SOCKET));
+  if (options.pidfile !== undefined) stack.use(takePidfile(options.pidfile));
+  server.own(stack.move());
+  return server;
 }
 
 /** Listens where the options say, or else on a socket in the machine's folder. */
-async function listen(nbd: NbdServer, options: ServeOptions, folder: string): Promise<NbdAddress> {
+async function listen(nbd: NbdServer, options: ServerOptions, folder: string): Promise<NbdAddress> {
   const { unix = "-", ip = "127.0.0.1", port } = options;
   const path = unix === "-" ? join(folder, "nbd.sock") : resolve(unix);
   return (await nbd.listen(port === undefined ? { path } : { host: ip, port })).address;
@@ -149,45 +108,61 @@ async function listenOn(nbd: NbdServer, descriptors: readonly number[]): Promise
   return addresses[0]!;
 }
 
+interface ServerParts {
+  readonly machine: Machine;
+  readonly table: DiskTable;
+  /** The machine's, as domain 0 has it. */
+  readonly store: XenStoreClient;
+  readonly address: NbdAddress;
+  readonly activated: boolean;
+}
+
 export class RunningServer implements AsyncDisposable {
-  readonly #machine: Machine;
-  readonly #disks: readonly ServedDisk[];
-  readonly #address: NbdAddress;
-  readonly #stack: AsyncDisposableStack;
+  readonly table: DiskTable;
   /** Whoever started us opened the socket and knows where it is. */
   readonly activated: boolean;
+  readonly #machine: Machine;
+  readonly #store: XenStoreClient;
+  readonly #address: NbdAddress;
+  readonly #ends = new AsyncDisposableStack();
 
-  constructor(
-    machine: Machine,
-    disks: readonly ServedDisk[],
-    address: NbdAddress,
-    stack: AsyncDisposableStack,
-    activated: boolean,
-  ) {
-    this.#machine = machine;
-    this.#disks = disks;
-    this.#address = address;
-    this.#stack = stack;
+  constructor({ machine, table, store, address, activated }: ServerParts) {
+    this.table = table;
     this.activated = activated;
+    this.#machine = machine;
+    this.#store = store;
+    this.#address = address;
+  }
+
+  /** Everything that ends with the server. */
+  own(parts: AsyncDisposable): void {
+    this.#ends.use(parts);
   }
 
   async info(): Promise<ServerInfo> {
-    const disks = this.#disks.map(async ({ words, name, disk }) => ({
-      disk: words,
-      vdev: disk.vdev,
-      export: name,
-      uri: this.#uri(name),
-      store: disk.store.info,
-      attachment: await disk.information(),
-    }));
+    const disks = await Promise.allSettled([...this.table].map((entry) => this.#infoOf(entry)));
     return {
       version: packageVersion(),
       pid: process.pid,
       directory: this.#machine.directory,
       xenstoreSocket: this.#machine.xenstoreSocket,
-      uri: this.#uri(this.#disks[0]!.name),
+      uri: this.#firstUri,
       uptimeSeconds: Math.round(process.uptime()),
-      disks: await Promise.all(disks),
+      domains: [...this.#machine.guests.values()].map(({ domid, name }) => ({ domid, name })),
+      // A disk whose backend died meanwhile has nothing to tell; `list` shows it.
+      disks: disks.flatMap((disk) => (disk.status === "fulfilled" ? [disk.value] : [])),
+    };
+  }
+
+  async #infoOf({ guest, text, disk, export: { name } }: ServedDisk): Promise<ServedDiskInfo> {
+    return {
+      disk: text,
+      domain: guest.name,
+      vdev: disk.vdev,
+      export: name,
+      uri: this.#uri(name),
+      store: disk.store.info,
+      attachment: await disk.information(),
     };
   }
 
@@ -195,12 +170,32 @@ export class RunningServer implements AsyncDisposable {
     return statisticsOf(await this.info(), process.uptime());
   }
 
+  /** Of one guest, or of all. */
+  async list(name: string | undefined): Promise<ListedDomain[]> {
+    const guests = name === undefined ? this.#machine.guests.values() : [this.table.guest(name)];
+    return await Promise.all(
+      [...guests].map(async (guest) => {
+        const disks = [...this.table].filter((entry) => entry.guest.domid === guest.domid);
+        const listed = await Promise.all(disks.map((entry) => this.listed(entry)));
+        return {
+          name: guest.name,
+          domid: guest.domid,
+          disks: listed.sort((left, right) => left.handle - right.handle),
+        };
+      }),
+    );
+  }
+
+  async listed(entry: ServedDisk): Promise<ListedDisk> {
+    return await listDisk(entry, this.table, this.#store, (name) => this.#uri(name));
+  }
+
   /** What `--run` gives to its command, by nbdkit's names and by those of Xen's tools. */
   environment(): Record<string, string> {
     const address = this.#address;
     const unix = "path" in address;
     return {
-      uri: this.#uri(this.#disks[0]!.name),
+      uri: this.#firstUri,
       unixsocket: unix ? address.path : "",
       port: unix ? "" : String(address.port),
       nbd: unix ? `nbd:unix:${address.path}` : `nbd:${address.host}:${address.port}`,
@@ -209,86 +204,47 @@ export class RunningServer implements AsyncDisposable {
     };
   }
 
+  /** Of the first disk; where there is none yet, a client without a name gets the first that comes. */
+  get #firstUri(): string {
+    const [first] = this.table;
+    return this.#uri(first?.export.name ?? "");
+  }
+
   #uri(exportName: string): string {
     return formatNbdUri({ address: this.#address, exportName });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#stack.disposeAsync();
+    await this.#ends.disposeAsync();
   }
 }
 
-async function parseDisks(
-  words: readonly string[],
-  options: ServeOptions,
-): Promise<{ text: string; spec: StoreSpec }[]> {
-  const { parseDisk } = await import("../index.ts");
-  const drivers = driverNames();
-  const groups = groupDisks(words, drivers);
-  for (const group of groups) checkName(group, drivers);
-  if (groups.length > 1 && options.exportName !== undefined) {
-    throw new UsageError("--export-name names one export; several disks are named by their vdevs");
-  }
-  return groups.map((group) => {
-    const spec = parseDisk(group, options.filter);
-    return { text: group.join(" "), spec: options.shared ? unlocked(spec) : spec };
-  });
-}
-
-/** A disk that others may write at the same time. Only a driver that locks keeps them out. */
-function unlocked(spec: StoreSpec): StoreSpec {
-  const driver = catalogue().drivers.find(({ name }) => name === spec.driver);
-  if (driver?.parameters.some(({ name }) => name === "lock") !== true) {
-    throw new UsageError(`--shared: driver ${spec.driver} locks nothing that could be shared`);
-  }
-  return { ...spec, parameters: { lock: "off", ...spec.parameters } };
-}
-
-interface Knobs {
-  readonly backend: Partial<BackendLimits>;
-  readonly frontend: Partial<FrontendLimits>;
-}
-
-function knobsOf({ backend = [], frontend = [] }: ServeOptions): Knobs {
-  const note = (message: string) => process.stderr.write(`vbdkit: note: ${message}\n`);
-  return { backend: backendKnobs(backend, note), frontend: frontendKnobs(frontend, note) };
-}
-
-function attachOptions(options: ServeOptions, knobs: Knobs, vdev: string, signal: AbortSignal) {
-  const shared = defined({
-    maxRingPageOrder: options.maxRingPageOrder,
-    maxIndirectSegments: options.maxIndirectSegments,
-    persistent: options.persistent,
-  });
+function answersOf(server: RunningServer): Parameters<typeof openControl>[1] {
+  const { table } = server;
   return {
-    vdev,
-    link: options.link,
-    engine: options.engine,
-    readOnly: options.readonly === true,
-    signal,
-    backend: {
-      ...shared,
-      ...defined({ maxPersistentGrants: options.maxPersistentGrants, discard: options.discard }),
-      ...knobs.backend,
+    info: () => server.info(),
+    stats: () => server.statistics(),
+    list: ({ domain }) => server.list(domain === undefined ? undefined : textOf("domain", domain)),
+    attach: async (fields, { signal }) =>
+      await server.listed(await table.attach(readAttachRequest(fields), signal)),
+    detach: async (fields, { note }) => {
+      await table.detach(diskNameOf(fields), fields.force === true, note);
+      return true;
     },
-    frontend: { ...shared, ...defined({ protocol: options.protocol }), ...knobs.frontend },
+    resize: async (fields) => {
+      const { size, relative, shrink } = fields;
+      if (typeof size !== "number") throw new UsageError("size: write a number of bytes");
+      const how = { size, relative: relative === true, shrink: shrink === true };
+      return await server.listed(await table.resize(diskNameOf(fields), how));
+    },
   };
 }
 
-/** Without the fields that are undefined: an option that was not given leaves the default of the library. */
-function defined<T extends object>(fields: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
-  return Object.fromEntries(
-    Object.entries(fields).filter(([, value]) => value !== undefined),
-  ) as never;
+function diskNameOf({ domain, vdev }: RequestFields): DiskName {
+  return { domain: textOf("domain", domain), vdev: textOf("vdev", vdev) };
 }
 
-/** xvda, xvdb ... : the vdev of disk `index` where the first has `first`. */
-function vdevAt(first: string, index: number): string {
-  if (index === 0) return first;
-  const match = /^(xvd|sd|hd)([a-z])$/.exec(first);
-  const letter = match === null ? 0 : match[2]!.charCodeAt(0) + index;
-  if (match === null || letter > 0x7a) {
-    throw new UsageError(`--vdev ${first} leaves no name for disk ${index + 1}: use xvda ... xvdz`);
-  }
-  return match[1] + String.fromCharCode(letter);
+function textOf(name: string, value: unknown): string {
+  if (typeof value === "string") return value;
+  throw new UsageError(`${name}: write a text`);
 }

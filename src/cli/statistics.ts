@@ -28,7 +28,7 @@ export function statisticsOf(info: ServerInfo, uptimeSeconds: number): ServerSta
   };
 }
 
-function diskStatistics({ vdev, disk, attachment }: ServedDiskInfo): DiskStatistics {
+function diskStatistics({ vdev, disk, domain, attachment }: ServedDiskInfo): DiskStatistics {
   const rings = attachment.backend.rings.map(ringStatistics);
   const { freezes, merged, copiedBytes, errors } = attachment.frontend;
   return {
@@ -36,6 +36,7 @@ function diskStatistics({ vdev, disk, attachment }: ServedDiskInfo): DiskStatist
     disk,
     link: attachment.link,
     domain: domainOf(attachment.frontendPath),
+    guest: domain,
     statistics: sumStatistics(rings.map(({ statistics }) => statistics)),
     inFlight: rings.reduce((sum, ring) => sum + ring.inFlight, 0),
     rings,

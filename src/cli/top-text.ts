@@ -68,12 +68,12 @@ export function topScreen(
 function rowsOf(now: ServerStatistics, before: ServerStatistics | undefined): Row[] {
   const seconds = now.uptimeSeconds - (before?.uptimeSeconds ?? 0);
   const guests = Map.groupBy(now.disks, (disk) => disk.domain);
-  return [...guests].flatMap(([domain, disks]) => {
+  return [...guests.values()].flatMap((disks) => {
     const rows = disks.map((disk) => diskRow(disk, earlier(disk, before), seconds));
     const sum = (value: (row: Row) => number) => rows.reduce((all, row) => all + value(row), 0);
     return [
       {
-        name: `Domain-${domain}`,
+        name: disks[0]!.guest,
         vbds: disks.length,
         statistics: sumStatistics(disks.map(({ statistics }) => statistics)),
         inFlight: sum((row) => row.inFlight),
@@ -90,7 +90,9 @@ function earlier(
   disk: DiskStatistics,
   before: ServerStatistics | undefined,
 ): VbdStatistics | undefined {
-  const statistics = before?.disks.find(({ vdev }) => vdev === disk.vdev)?.statistics;
+  const statistics = before?.disks.find(
+    ({ vdev, domain }) => vdev === disk.vdev && domain === disk.domain,
+  )?.statistics;
   if (statistics === undefined) return undefined;
   const began = requests(statistics) > requests(disk.statistics);
   return began ? undefined : statistics;

@@ -136,10 +136,10 @@ const domainRows: readonly Row<DomainStatistics>[] = [
   ["events_delivered_total", "counter", "Events delivered.", (domain) => domain.eventsDelivered],
 ];
 
-/** A running server's statistics as metrics, labelled by vdev, link and ring. */
+/** A running server's statistics as metrics, labelled by guest, vdev, link and ring. */
 export function metricsOf(server: ServerStatistics): MetricFamily[] {
   const disks = server.disks.map((disk) => {
-    const labels = { vdev: disk.vdev, link: disk.link };
+    const labels = { guest: disk.guest, vdev: disk.vdev, link: disk.link };
     return { subject: disk, labels };
   });
   const rings = disks.flatMap(({ subject, labels }) =>

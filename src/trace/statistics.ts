@@ -44,6 +44,8 @@ export interface DiskStatistics {
   readonly link: string;
   /** The guest's number. */
   readonly domain: number;
+  /** The guest's name. */
+  readonly guest: string;
   /** Sums over the rings. */
   readonly statistics: VbdStatistics;
   readonly inFlight: number;

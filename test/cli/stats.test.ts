@@ -79,8 +79,11 @@ describe("stats", { concurrency: 2 }, () => {
   test("prints a line for each ring to people", async () => {
     const { stdout } = await vbdkit(["stats"], { env });
     const [titles, first] = stdout.split("\n");
-    assert.match(titles!, /^vdev +ring +oo_req +rd_req +wr_req +f_req +ds_req +rd_sect +wr_sect /);
-    assert.match(first!, /^xvda +0 /);
+    assert.match(
+      titles!,
+      /^domain +vdev +ring +oo_req +rd_req +wr_req +f_req +ds_req +rd_sect +wr_sect /,
+    );
+    assert.match(first!, /^guest-1 +xvda +0 /);
     assert.equal(titles!.length, first!.length);
   });
 
@@ -89,7 +92,10 @@ describe("stats", { concurrency: 2 }, () => {
     shows(["4.9.1"], async () => {
       const { stdout, code } = await vbdkit(["stats", "--prometheus"], { env });
       assert.equal(code, 0);
-      assert.match(stdout, /^vbdkit_wr_sect_total\{vdev="xvda",link="thread",ring="0"\} 128$/m);
+      assert.match(
+        stdout,
+        /^vbdkit_wr_sect_total\{guest="guest-1",vdev="xvda",link="thread",ring="0"\} 128$/m,
+      );
       const prometheus = await unpacked("prometheus");
       const judged = spawnSync(prometheus.path("usr/bin/promtool"), ["check", "metrics"], {
         input: stdout,

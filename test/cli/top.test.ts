@@ -23,7 +23,15 @@ const program = join(import.meta.dirname, "../../bin/vbdkit.js");
 function disk(vdev: string, rd_req: number, rd_sect: number, domain = 1): DiskStatistics {
   const none = { oo_req: 0, wr_req: 0, f_req: 0, ds_req: 0, wr_sect: 0 };
   return {
-    ...{ vdev, domain, disk: "memory 1G", link: "thread", inFlight: 3, rings: [] },
+    ...{
+      vdev,
+      domain,
+      guest: `guest-${domain}`,
+      disk: "memory 1G",
+      link: "thread",
+      inFlight: 3,
+      rings: [],
+    },
     statistics: { ...none, rd_req, rd_sect },
     frontend: { waits: {}, merged: 0, copiedBytes: 0, errors: 0 },
   };
@@ -41,7 +49,7 @@ test("a guest's line has the sums of its disks, and rates are those between two 
     titles!.join(" "),
     "NAME VBDS VBD_OO VBD_RD VBD_WR VBD_RSECT VBD_WSECT IOPS MB/s FLIGHT",
   );
-  assert.equal(guest!.join(" "), "Domain-1 2 0 320 0 4800 0 110 1.0 6");
+  assert.equal(guest!.join(" "), "guest-1 2 0 320 0 4800 0 110 1.0 6");
   assert.equal(first!.join(" "), "xvda - 0 300 0 4800 0 100 1.0 3");
   assert.equal(second!.join(" "), "xvdb - 0 20 0 0 0 10 0.0 3");
 });
@@ -55,7 +63,7 @@ test("the first rates are those since the server began, and so are those of a ri
 test("guests are told apart", () => {
   const lines = topLines(server(1, disk("xvda", 1, 1, 1), disk("xvdb", 1, 1, 3)), undefined);
   const names = lines.map((line) => cells(line)[0]);
-  assert.deepEqual(names, ["NAME", "Domain-1", "xvda", "Domain-3", "xvdb"]);
+  assert.deepEqual(names, ["NAME", "guest-1", "xvda", "guest-3", "xvdb"]);
 });
 
 test("a screen of any size is neither longer nor wider than the terminal", () => {
@@ -100,7 +108,7 @@ describe("top of a running server", { concurrency: 2 }, () => {
         .trimEnd()
         .split("\n")
         .map((line) => cells(line)[0]),
-      ["NAME", "Domain-1", "xvda"],
+      ["NAME", "guest-1", "xvda"],
     );
   });
 
@@ -113,7 +121,7 @@ describe("top of a running server", { concurrency: 2 }, () => {
   test("fills the alternate screen of a terminal, leaves it at q, and the keyboard as it was", async () => {
     const screen = await inTerminal(served.info.directory, "stty cols 60 rows 5; stty -g", "q");
     const [entered, left] = ["\x1b[?1049h", "\x1b[?1049l"].map((text) => screen.indexOf(text));
-    const shown = screen.indexOf("Domain-1");
+    const shown = screen.indexOf("guest-1");
     assert.ok(entered! >= 0 && entered! < shown && shown < left!);
     assert.ok(screen.includes("\x1b[7m"), "the titles are inverse");
     assert.ok(!screen.includes("VBD_RSECT"), "no room for sectors");
@@ -140,7 +148,7 @@ describe("top of a running server", { concurrency: 2 }, () => {
     let text = "";
     for await (const chunk of terminal.stdout.setEncoding("utf8")) {
       text += chunk;
-      if (text.includes("Domain-1")) break;
+      if (text.includes("guest-1")) break;
     }
     terminal.kill("SIGKILL");
     const pid = text.match(/pid (\d+)/)![1]!;
@@ -179,9 +187,9 @@ async function inTerminal(directory: string, setup: string, key: string): Promis
   });
   let text = "";
   child.stdout.setEncoding("utf8").on("data", (chunk: string) => {
-    const shown = text.includes("Domain-1");
+    const shown = text.includes("guest-1");
     text += chunk;
-    if (!shown && text.includes("Domain-1")) child.stdin.write(key);
+    if (!shown && text.includes("guest-1")) child.stdin.write(key);
   });
   const { code } = await finished(child);
   assert.equal(code, 0);

@@ -66,12 +66,13 @@ export interface Served extends AsyncDisposable {
   readonly outcome: Promise<Outcome>;
 }
 
-/** Starts `vbdkit serve --json WORDS` and waits until it serves. */
+/** Starts `vbdkit serve --json WORDS`, or `vbdkit machine`, and waits until it serves. */
 export async function serve(
   words: readonly string[],
   options: VbdkitOptions = {},
+  command: "serve" | "machine" = "serve",
 ): Promise<Served> {
-  const child = start(["serve", "--json", ...words], options);
+  const child = start([command, "--json", ...words], options);
   const outcome = finished(child);
   let text = "";
   const info = await new Promise<ServerInfo>((resolve, reject) => {

@@ -32,6 +32,7 @@ const server: ServerStatistics = {
       disk: 'memory "1G"\\\nsecond line',
       link: "thread",
       domain: 1,
+      guest: "web",
       statistics: sumStatistics(rings.map(({ statistics }) => statistics)),
       inFlight: 4,
       rings,
@@ -69,12 +70,18 @@ test("a family without samples is left out", () => {
 
 test("every ring has a sample of its own, labelled by vdev, link and ring", () => {
   const text = prometheusText(metricsOf(server));
-  assert.match(text, /^vbdkit_rd_req_total\{vdev="xvda",link="thread",ring="0"\} 1$/m);
-  assert.match(text, /^vbdkit_rd_req_total\{vdev="xvda",link="thread",ring="1"\} 101$/m);
-  assert.match(text, /^vbdkit_frontend_merged_requests_total\{vdev="xvda",link="thread"\} 5$/m);
+  assert.match(text, /^vbdkit_rd_req_total\{guest="web",vdev="xvda",link="thread",ring="0"\} 1$/m);
   assert.match(
     text,
-    /^vbdkit_broken_rules_total\{vdev="xvda",link="thread",ring="1",rule="endOfDevice"\} 7$/m,
+    /^vbdkit_frontend_merged_requests_total\{guest="web",vdev="xvda",link="thread"\} 5$/m,
+  );
+  assert.match(
+    text,
+    /^vbdkit_rd_req_total\{guest="web",vdev="xvda",link="thread",ring="1"\} 101$/m,
+  );
+  assert.match(
+    text,
+    /^vbdkit_broken_rules_total\{guest="web",vdev="xvda",link="thread",ring="1",rule="endOfDevice"\} 7$/m,
   );
 });
 

@@ -3,7 +3,7 @@ import { Command } from "commander";
 import { didYouMean } from "../../util/nearest.ts";
 import { UsageError } from "../errors.ts";
 import { print } from "../output.ts";
-import { describeEntry } from "./list.ts";
+import { describeEntry } from "./drivers.ts";
 
 export function helpCommand(program: Command): Command {
   return new Command("help")

@@ -9,6 +9,7 @@ import { formatSize } from "../../util/size.ts";
 import { ask, findMachine } from "../control.ts";
 import { checkName } from "../disks.ts";
 import { UsageError } from "../errors.ts";
+import { collect } from "../options.ts";
 import { fields, paint, print, printJson, table } from "../output.ts";
 import type { ServerInfo } from "../server-info.ts";
 
@@ -183,9 +184,9 @@ function describeServer({ disks, ...server }: ServerInfo, verbose: boolean): str
     paint("bold", `vbdkit ${version}, process ${pid}`),
     fields({ folder: directory, xenstoreSocket, uptimeSeconds }, "  "),
   ];
-  for (const { attachment, store, vdev, uri, disk, export: name } of disks) {
+  for (const { attachment, store, domain, vdev, uri, disk, export: name } of disks) {
     const { backend, negotiated, ring, frontend } = attachment;
-    const facts = { disk, size: formatSize(store.size), export: name || "(default)", uri };
+    const facts = { domain, disk, size: formatSize(store.size), export: name || "(default)", uri };
     const { negotiated: offered, ...ofBackend } = backend;
     const { link, frontendPath, backendPath } = attachment;
     const long = { ...attachment, vdev: undefined, backend: { offered, ...ofBackend } };
@@ -198,8 +199,4 @@ function describeServer({ disks, ...server }: ServerInfo, verbose: boolean): str
   }
   if (!verbose) parts.push("More with --verbose.");
   return parts.join("\n");
-}
-
-function collect(value: string, previous: readonly string[] = []): string[] {
-  return [...previous, value];
 }

@@ -1,75 +1,93 @@
-/** `vbdkit drivers` and `vbdkit filters`: what there is, and the parameters of one. */
-import { Command } from "commander";
-import { didYouMean } from "../../util/nearest.ts";
-import type { Catalogue, CatalogueEntry } from "../catalogue.ts";
-import { UsageError } from "../errors.ts";
-import { paint, print, printJson, table } from "../output.ts";
+/** `vbdkit list`: the guests of a running machine and their disks, in xl block-list's columns and ours. */
+import { Command, Option } from "commander";
+import { formatSize } from "../../util/size.ts";
+import { type Column, columnLines } from "../columns.ts";
+import { ask, findServer } from "../control.ts";
+import type { ListedDisk, ListedDomain } from "../disk-list.ts";
+import { addMachineOption } from "../options.ts";
+import { print, printJson } from "../output.ts";
 
-type Kind = "driver" | "filter";
-
-export function driversCommand(): Command {
-  return listCommand("driver", "where bytes come from: the drivers, or the parameters of one");
+interface ListOptions {
+  machine?: string;
+  json?: true;
+  names?: true;
 }
 
-export function filtersCommand(): Command {
-  return listCommand(
-    "filter",
-    "what may stand before a disk: the filters, or the parameters of one",
-  );
-}
-
-function listCommand(kind: Kind, description: string): Command {
-  return new Command(`${kind}s`)
-    .description(description)
-    .argument("[NAME]", `a ${kind}`)
+export function listCommand(): Command {
+  const command = new Command("list")
+    .description("the guests of a running machine and their disks, as xl block-list")
+    .argument("[DOMAIN]", "one guest, by name or domid");
+  return addMachineOption(command)
     .option("--json", "print JSON")
-    .action(async (name: string | undefined, options: { json?: true }) => {
-      const { catalogue } = await import("../catalogue.ts");
-      const known = catalogue();
-      const shown = name === undefined ? known[`${kind}s`] : [pick(kind, known, name)];
-      if (options.json) printJson(name === undefined ? shown : shown[0]);
-      else if (name === undefined) {
-        print(table(shown.map((entry) => [entry.name, entry.summary])));
-        print(`\nvbdkit ${kind}s NAME tells the parameters of one.`);
-      } else print(describeEntry(kind, shown[0]!));
+    .addOption(
+      new Option("--names", "print names alone: of the guests, or of DOMAIN's disks").conflicts(
+        "json",
+      ),
+    )
+    .option("--verbose", "stack traces")
+    .addHelpText(
+      "after",
+      `
+Without --machine it is $VBDKIT_MACHINE, or the one machine of yours that runs.
+
+Examples:
+  vbdkit list
+  vbdkit list web --json | jq -r '.[0].disks[0].uri'
+`,
+    )
+    .action(async (domain: string | undefined, options: ListOptions) => {
+      const server = await findServer(options.machine);
+      const fields = domain === undefined ? {} : { domain };
+      const domains = await ask<ListedDomain[]>(server, "list", { fields });
+      if (options.json) printJson(domains);
+      else if (options.names) for (const name of namesOf(domains, domain)) print(name);
+      else print(listLines(domains).join("\n"));
     });
 }
 
-function pick(kind: Kind, known: Catalogue, name: string): CatalogueEntry {
-  const entries = known[`${kind}s`];
-  const found = entries.find((entry) => entry.name === name);
-  if (found !== undefined) return found;
-  const other = kind === "driver" ? "filter" : "driver";
-  const isOther = known[`${other}s`].some((entry) => entry.name === name);
-  const hint = isOther
-    ? `; ${name} is a ${other}: vbdkit ${other}s ${name}`
-    : didYouMean(
-        name,
-        entries.map((entry) => entry.name),
-      );
-  throw new UsageError(`there is no ${kind} "${name}"${hint}`);
+function namesOf(domains: readonly ListedDomain[], domain: string | undefined): string[] {
+  if (domain === undefined) return domains.map(({ name }) => name);
+  return domains.flatMap(({ disks }) => disks.map(({ vdev }) => vdev));
 }
 
-/** A page about one driver or filter. */
-export function describeEntry(kind: Kind, entry: CatalogueEntry): string {
-  const positional = entry.positional;
-  const required = entry.parameters.filter((parameter) => parameter.required);
-  const words = required
-    .map((p) => (p.name === positional ? p.value : `${p.name}=${p.value}`))
-    .join(" ");
-  const start = kind === "driver" ? `serve ${entry.name}` : `serve --filter ${entry.name} DISK`;
-  const usage = ["vbdkit", start, words, "[key=value ...]"].filter((part) => part !== "").join(" ");
-  const rows = entry.parameters.map((parameter) => [
-    `${parameter.name}=${parameter.value}`,
-    `${parameter.help}${note(parameter)}`,
-  ]);
-  const parts = [`${paint("bold", entry.name)}: ${entry.summary}`, "", `  ${usage}`];
-  if (positional !== undefined) parts.push("", `A bare word is ${positional}=.`);
-  parts.push("", rows.length === 0 ? "It takes no parameters." : table(rows, "  "));
-  return parts.join("\n");
+interface Row {
+  readonly domain: ListedDomain;
+  /** A guest without disks has a line, too. */
+  readonly disk: ListedDisk | undefined;
 }
 
-function note(parameter: CatalogueEntry["parameters"][number]): string {
-  if (parameter.required) return " Required.";
-  return parameter.default === undefined ? "" : ` Default ${parameter.default}.`;
+/** A number or word of a disk; "-" where there is none. */
+const of = (value: (disk: ListedDisk) => string | number | undefined) => (row: Row) =>
+  (row.disk === undefined ? undefined : value(row.disk)) ?? "-";
+
+const columns: readonly Column<Row>[] = [
+  { title: "Name", left: true, cell: ({ domain }) => domain.name },
+  { title: "ID", cell: ({ domain }) => domain.domid },
+  { title: "Vdev", left: true, cell: of((disk) => disk.vdev) },
+  { title: "BE", cell: of((disk) => disk.backend), expendable: 4 },
+  { title: "handle", cell: of((disk) => disk.handle), expendable: 5 },
+  { title: "state", left: true, cell: of((disk) => disk.state) },
+  { title: "evt-ch", cell: of((disk) => disk.eventChannel), expendable: 6 },
+  { title: "ring-ref", cell: of((disk) => disk.ringRef), expendable: 6 },
+  { title: "size", cell: of((disk) => formatSize(disk.size)) },
+  { title: "access", left: true, cell: of((disk) => disk.access), expendable: 3 },
+  { title: "link", left: true, cell: of((disk) => disk.link), expendable: 2 },
+  { title: "clients", cell: of((disk) => disk.clients), expendable: 2 },
+  { title: "BE-path", left: true, cell: of((disk) => disk.backendPath), expendable: 7 },
+  { title: "URI", left: true, cell: of((disk) => disk.uri), expendable: 1 },
+  { title: "disk", left: true, cell: of((disk) => disk.disk) },
+];
+
+/** A line for each disk, cut to the terminal's columns; then why the dead ones are. */
+function listLines(domains: readonly ListedDomain[]): string[] {
+  const rows = domains.flatMap((domain): Row[] =>
+    domain.disks.length === 0
+      ? [{ domain, disk: undefined }]
+      : domain.disks.map((disk) => ({ domain, disk })),
+  );
+  const width = process.stdout.isTTY ? process.stdout.columns : undefined;
+  const dead = rows.flatMap(({ domain, disk }) =>
+    disk?.error === undefined ? [] : [`${disk.vdev} of ${domain.name}: ${disk.error}`],
+  );
+  return [...columnLines(columns, rows, width), ...dead];
 }

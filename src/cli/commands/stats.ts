@@ -36,11 +36,13 @@ Examples:
 }
 
 interface Row extends RingStatistics {
+  readonly guest: string;
   readonly vdev: string;
   readonly ring: string | number;
 }
 
 const columns: readonly Column<Row>[] = [
+  { title: "domain", left: true, cell: (row) => row.guest },
   { title: "vdev", left: true, cell: (row) => row.vdev },
   { title: "ring", cell: (row) => row.ring },
   ...statisticNames.map(
@@ -59,10 +61,10 @@ const columns: readonly Column<Row>[] = [
 /** A line for each ring, and one for the sums of a disk that has several; then the rules that were broken. */
 export function statisticsText({ disks }: ServerStatistics): string {
   const lines = columnLines(columns, disks.flatMap(rowsOf));
-  for (const { vdev, rings } of disks) {
+  for (const { guest, vdev, rings } of disks) {
     for (const [ring, { brokenRules }] of rings.entries()) {
       for (const [rule, count] of Object.entries(brokenRules)) {
-        lines.push(`${vdev} ring ${ring}: ${count} refused for ${rule}`);
+        lines.push(`${guest} ${vdev} ring ${ring}: ${count} refused for ${rule}`);
       }
     }
   }
@@ -70,14 +72,14 @@ export function statisticsText({ disks }: ServerStatistics): string {
 }
 
 function rowsOf(disk: DiskStatistics): Row[] {
-  const { vdev, rings } = disk;
-  const rows: Row[] = rings.map((ring, index) => ({ ...ring, vdev, ring: index }));
+  const { guest, vdev, rings } = disk;
+  const rows: Row[] = rings.map((ring, index) => ({ ...ring, guest, vdev, ring: index }));
   if (rows.length === 1) return rows;
   const sum = (value: (ring: RingStatistics) => number) =>
     rings.reduce((total, ring) => total + value(ring), 0);
   return [
     {
-      ...{ vdev, ring: "all", statistics: disk.statistics, inFlight: disk.inFlight },
+      ...{ guest, vdev, ring: "all", statistics: disk.statistics, inFlight: disk.inFlight },
       errors: sum((ring) => ring.errors),
       brokenRules: {},
       grantCache: {

@@ -1,0 +1,52 @@
+/** `vbdkit machine`: a machine without Xen that keeps running, for attach, detach, list and resize in other terminals. */
+import { Command } from "commander";
+import { UsageError } from "../errors.ts";
+import {
+  addListenOptions,
+  addRunOptions,
+  type ListenOptions,
+  type RunOptions,
+} from "../options.ts";
+import { runServer } from "../run-server.ts";
+
+const DEFAULT_GUESTS = ["guest1"];
+/** No domid is taken for a name, and a shell leaves a name alone. */
+const NAME = /^(?!\d+$)[\w][\w.+-]{0,62}$/;
+/** Each has 64 MiB of address space and a few descriptors. */
+const MAX_GUESTS = 256;
+
+export function machineCommand(): Command {
+  const command = new Command("machine")
+    .description("run a machine with guests, to which other commands attach disks")
+    .argument("[DOMAIN...]", "names of its guests (default: guest1)");
+  addListenOptions(command);
+  return addRunOptions(command)
+    .addHelpText(
+      "after",
+      `
+Domain-0 is always there: it has the backends and the xenstore. An attached disk is an NBD export, DOMAIN/VDEV.
+Ctrl-C detaches the disks and removes the sockets; once more, a second later, ends at once.
+
+Examples:
+  vbdkit machine
+  vbdkit machine --machine lab web database
+  vbdkit machine web --run 'vbdkit attach web "vdev=xvda,target=memory 1G" && vbdkit list'
+`,
+    )
+    .action((names: string[], options: ListenOptions & RunOptions) =>
+      runServer(async () => ({ guests: guestNames(names), disks: [] }), options),
+    );
+}
+
+function guestNames(names: readonly string[]): readonly string[] {
+  for (const [index, name] of names.entries()) {
+    if (!NAME.test(name)) {
+      const rule = "letters, digits and . _ + -, at most 63, and not a number";
+      throw new UsageError(`"${name}" is no name for a domain: ${rule}`);
+    }
+    if (name === "Domain-0") throw new UsageError("Domain-0 is there always; name the guests");
+    if (names.indexOf(name) !== index) throw new UsageError(`there are two domains "${name}"`);
+  }
+  if (names.length > MAX_GUESTS) throw new UsageError(`more than ${MAX_GUESTS} guests`);
+  return names.length === 0 ? DEFAULT_GUESTS : names;
+}

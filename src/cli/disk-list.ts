@@ -1,0 +1,80 @@
+/** What `vbdkit list` tells of a machine's disks: by xl block-list's words where it has them, read from the xenstore as it
+ * does; and what only we know. Plain data, stable names. */
+
+import type { XenStore } from "../xen/domain.ts";
+import { parseVdev } from "../xen/vbd.ts";
+import { parseState, stateName } from "../xen/xenbus.ts";
+import type { DiskTable, ServedDisk } from "./disk-table.ts";
+
+export interface ListedDomain {
+  readonly name: string;
+  readonly domid: number;
+  readonly disks: readonly ListedDisk[];
+}
+
+export interface ListedDisk {
+  /** The guest's name. */
+  readonly domain: string;
+  readonly vdev: string;
+  /** The number of the vdev. */
+  readonly handle: number;
+  /** The domid of the backend. */
+  readonly backend: number;
+  /** A state of xenbus; "detaching" while clients are waited for; "dead" where the backend is. */
+  readonly state: string;
+  /** Of the first ring; absent where it has none now. */
+  readonly eventChannel?: number;
+  readonly ringRef?: number;
+  /** Bytes. */
+  readonly size: number;
+  readonly access: "r" | "w";
+  readonly link: string;
+  /** NBD clients that use it now. */
+  readonly clients: number;
+  readonly uri: string;
+  /** As it was typed. */
+  readonly disk: string;
+  readonly frontendPath: string;
+  readonly backendPath: string;
+  /** Why it is dead. */
+  readonly error?: string;
+}
+
+/** `uriOf` an export's name. */
+export async function listDisk(
+  entry: ServedDisk,
+  table: DiskTable,
+  store: XenStore,
+  uriOf: (exportName: string) => string,
+): Promise<ListedDisk> {
+  const { disk, frontendPath, backendPath, error } = entry;
+  const number = async (...keys: string[]): Promise<number | undefined> => {
+    for (const key of keys) {
+      const text = await store.read(`${frontendPath}/${key}`);
+      if (text !== undefined && /^\d{1,10}$/.test(text)) return Number(text);
+    }
+    return undefined;
+  };
+  const eventChannel = await number("event-channel", "queue-0/event-channel");
+  const ringRef = await number("ring-ref", "ring-ref0", "queue-0/ring-ref", "queue-0/ring-ref0");
+  const state = stateName(parseState(await store.read(`${frontendPath}/state`))).toLowerCase();
+  const { size, readOnly } = disk.info;
+  return {
+    domain: entry.guest.name,
+    vdev: disk.vdev,
+    handle: parseVdev(disk.vdev),
+    backend: Number(backendPath.split("/")[3]),
+    state: error !== undefined ? "dead" : entry.gone !== undefined ? "detaching" : state,
+    ...(eventChannel === undefined ? {} : { eventChannel }),
+    ...(ringRef === undefined ? {} : { ringRef }),
+    size,
+    access: readOnly ? "r" : "w",
+    link: entry.link,
+    clients: table.clients(entry),
+    uri: uriOf(entry.export.name),
+    disk: entry.text,
+    frontendPath,
+    backendPath,
+    ...(error === undefined ? {} : { error }),
+  };
+}

@@ -1,0 +1,200 @@
+/**
+ * The disks of a running machine as its commands see them: attached to a guest by name, each an NBD export, detached when
+ * nobody uses it any more.
+ *
+ * Invariant: a disk is in the table from the moment that both its ends are connected until it is gone, also while it
+ * waits for its last client, and when its backend has died.
+ */
+import type { AttachedDisk, Guest, Machine, NbdExport, NbdServer } from "../index.ts";
+import { formatSize } from "../util/size.ts";
+import { parseVdev, vdevName } from "../xen/vbd.ts";
+import type { AttachRequest } from "./attach-request.ts";
+import { UsageError } from "./errors.ts";
+import { findByName } from "./find-by-name.ts";
+
+export interface ServedDisk {
+  readonly guest: Guest;
+  readonly text: string;
+  readonly disk: AttachedDisk;
+  readonly export: NbdExport;
+  readonly frontendPath: string;
+  readonly backendPath: string;
+  readonly link: string;
+  /** Why it serves nobody any more: its backend died, or broke the protocol. */
+  error: string | undefined;
+  /** Resolves when it is detached; set once somebody asked for that. */
+  gone: Promise<void> | undefined;
+}
+
+export interface DiskName {
+  /** A guest by name or domid. */
+  readonly domain: string;
+  readonly vdev: string;
+}
+
+export class DiskTable implements AsyncDisposable {
+  readonly #machine: Machine;
+  readonly #nbd: NbdServer;
+  readonly #disks = new Set<ServedDisk>();
+  readonly #attaching = new Set<Promise<unknown>>();
+  readonly #closed = new AbortController();
+
+  constructor(machine: Machine, nbd: NbdServer) {
+    this.#machine = machine;
+    this.#nbd = nbd;
+  }
+
+  [Symbol.iterator](): Iterator<ServedDisk> {
+    return this.#disks.values();
+  }
+
+  clients(entry: ServedDisk): number {
+    return this.#nbd.clients(entry.export);
+  }
+
+  /** Rejects with an Error that names the nearest, and those there are. */
+  guest(name: string): Guest {
+    const guests = [...this.#machine.guests.values()];
+    const byDomid = guests.find(({ domid }) => name === String(domid));
+    if (byDomid !== undefined) return byDomid;
+    if (name === "0" || name === "Domain-0") {
+      throw new Error("Domain-0 has the backends; name a guest");
+    }
+    return findByName("domain", name, guests, (guest) => guest.name);
+  }
+
+  /** Throws as `guest`, and XenError("EINVAL") for a vdev that is none. */
+  find({ domain, vdev }: DiskName): ServedDisk {
+    const guest = this.guest(domain);
+    const disks = [...this.#disks].filter((entry) => entry.guest.domid === guest.domid);
+    if (disks.length === 0) throw new Error(`${guest.name} has no disks`);
+    const number = tryVdev(vdev);
+    const named = number === undefined ? vdev : vdevName(number);
+    return findByName(`disk of ${guest.name}`, named, disks, (entry) => entry.disk.vdev);
+  }
+
+  /** Resolves when the guest has the disk and clients can use it. `signal` gives up. */
+  async attach(request: AttachRequest, signal: AbortSignal): Promise<ServedDisk> {
+    const attached = this.#attach(request, AbortSignal.any([signal, this.#closed.signal]));
+    this.#attaching.add(attached);
+    try {
+      return await attached;
+    } finally {
+      this.#attaching.delete(attached);
+    }
+  }
+
+  async #attach(request: AttachRequest, signal: AbortSignal): Promise<ServedDisk> {
+    const { domain, vdev, spec, text } = request;
+    const named = domain === null ? undefined : this.guest(domain);
+    const number = parseVdev(vdev);
+    for (const { guest, disk } of this.#disks) {
+      if (guest === named && disk.vdev === vdevName(number)) {
+        throw new Error(`${guest.name} has ${disk.vdev} already; choose another vdev`);
+      }
+    }
+    await using undo = new AsyncDisposableStack();
+    const { link, engine, backend, frontend, readOnly, cdrom, kind } = request;
+    const disk = undo.use(
+      await this.#machine.attach(spec, {
+        ...(named === undefined ? {} : { guest: named }),
+        ...{
+          vdev,
+          link,
+          engine,
+          backend,
+          frontend,
+          readOnly,
+          cdrom,
+          removable: cdrom,
+          kind,
+          signal,
+        },
+      }),
+    );
+    const { frontendPath, backendPath } = await disk.information();
+    signal.throwIfAborted();
+    const guest = this.#machine.guests.get(Number(frontendPath.split("/")[3]))!;
+    const name = request.exportName ?? `${guest.name}/${disk.vdev}`;
+    const entry: ServedDisk = {
+      ...{ guest, text, disk, frontendPath, backendPath, link },
+      export: { name, store: disk.store, description: text },
+      error: undefined,
+      gone: undefined,
+    };
+    this.#nbd.add(entry.export);
+    undo.move();
+    disk.store.subscribe({ failed: (error) => void this.#failed(entry, error) });
+    this.#disks.add(entry);
+    return entry;
+  }
+
+  async #failed(entry: ServedDisk, error: Error): Promise<void> {
+    entry.error = error.message;
+    // Who knows better is whoever ran the backend.
+    await entry.disk.information().catch((reason: Error) => {
+      entry.error = reason.message;
+    });
+  }
+
+  /** Resolves when the disk is gone from its guest: once its last client has left, or soon where `force` cuts them off.
+   * `note` is told of clients that are waited for. */
+  async detach(name: DiskName, force: boolean, note: (message: string) => void): Promise<void> {
+    const entry = this.find(name);
+    const clients = this.clients(entry);
+    if (clients > 0 && !force) {
+      const who = clients === 1 ? "an NBD client uses" : `${clients} NBD clients use`;
+      note(
+        `${who} ${entry.disk.vdev} of ${entry.guest.name}: it goes with the last of them, or now with --force`,
+      );
+    }
+    // By force it does not wait for what was asked for before.
+    if (entry.gone === undefined || force) entry.gone = this.#remove(entry, force);
+    await entry.gone;
+  }
+
+  async #remove(entry: ServedDisk, force: boolean): Promise<void> {
+    try {
+      await this.#nbd.remove(entry.export, { force });
+      await entry.disk[Symbol.asyncDispose]();
+    } finally {
+      this.#disks.delete(entry);
+    }
+  }
+
+  /** `size` in bytes, added to what there is where `relative`. Smaller ones lose data, and need `shrink`. */
+  async resize(
+    name: DiskName,
+    { size, relative, shrink }: { size: number; relative: boolean; shrink: boolean },
+  ): Promise<ServedDisk> {
+    const entry = this.find(name);
+    const { disk, guest } = entry;
+    const wanted = relative ? disk.size + size : size;
+    const { minimum } = disk.info.block;
+    if (!Number.isSafeInteger(wanted) || wanted <= 0 || wanted % minimum !== 0) {
+      throw new UsageError(`${wanted} bytes are no size: write a multiple of ${minimum}`);
+    }
+    if (wanted < disk.size && !shrink) {
+      const sizes = `${disk.vdev} of ${guest.name} has ${formatSize(disk.size)}`;
+      throw new UsageError(
+        `${sizes}: what is beyond ${formatSize(wanted)} would be lost; say --shrink`,
+      );
+    }
+    await disk.resize(wanted);
+    return entry;
+  }
+
+  /** Gives up what is being attached. The disks are the machine's to detach. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#closed.abort(new Error("the machine ends"));
+    await Promise.allSettled(this.#attaching);
+  }
+}
+
+function tryVdev(text: string): number | undefined {
+  try {
+    return parseVdev(text);
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,123 @@
+/** Options that several commands have, each with one name, one range and one sentence. */
+import { type Command, InvalidArgumentError, Option } from "commander";
+import type { Link } from "../index.ts";
+import type { EngineChoice } from "../store/block-store.ts";
+
+/** Of `serve` and `machine`: where the NBD server, the xenstore and the control socket are. */
+export interface ListenOptions {
+  unix?: string;
+  port?: number;
+  ip?: string;
+  xenstore?: string;
+  machine?: string;
+}
+
+/** Of `serve` and `attach`: how a disk is opened, and what both ends of its ring may agree on. */
+export interface DiskOptions {
+  engine: EngineChoice;
+  shared?: true;
+  link: Link;
+  backend?: string[];
+  frontend?: string[];
+  maxRingPageOrder?: number;
+  maxIndirectSegments?: number;
+  maxPersistentGrants?: number;
+  persistent: boolean;
+  discard: boolean;
+  protocol?: "x86_64-abi" | "x86_32-abi" | "native";
+}
+
+/** Of `serve` and `machine`: the life of the process. */
+export interface RunOptions {
+  run?: string;
+  pidfile?: string;
+  exitWithParent?: true;
+  json?: true;
+  verbose?: true;
+}
+
+export function addListenOptions(command: Command): Command {
+  return command
+    .optionsGroup("Where it listens:")
+    .option(
+      "-U, --unix <SOCKET>",
+      "NBD on this Unix socket; - is one in a private folder (default)",
+    )
+    .addOption(
+      new Option("-p, --port <PORT>", "NBD on this TCP port; 0 takes a free one")
+        .argParser(integer(0, 65535))
+        .conflicts("unix"),
+    )
+    .option("-i, --ip <ADDRESS>", "the address for --port (default: 127.0.0.1)")
+    .option("--xenstore <SOCKET>", "the xenstore listens on this socket")
+    .option("--machine <DIR>", "folder for the sockets, made 0700 (default: a fresh one)");
+}
+
+export function addOpenOptions(command: Command): Command {
+  return command
+    .option("--shared", "do not lock the image; you keep its writers apart")
+    .addOption(
+      new Option("--engine <ENGINE>", "how files are read and written")
+        .choices(["auto", "io_uring", "pread", "libuv"])
+        .default("auto"),
+    );
+}
+
+export function addRingOptions(command: Command): Command {
+  return command
+    .optionsGroup("The ring between frontend and backend:")
+    .addOption(
+      new Option("--link <LINK>", "where the backend runs")
+        .choices(["thread", "worker", "process"])
+        .default("thread"),
+    )
+    .option("--backend <NAME=VALUE>", "a parameter of the backend, listed below", collect)
+    .option("--frontend <NAME=VALUE>", "a parameter of the frontend, listed below", collect)
+    .option("--max-ring-page-order <N>", "the ring has at most 2^N pages", integer(0, 4))
+    .option(
+      "--max-indirect-segments <N>",
+      "4 KiB segments in one request; 0 for none",
+      integer(0, 256),
+    )
+    .option("--max-persistent-grants <N>", "grants the backend keeps mapped", integer(0, 65536))
+    .option("--no-persistent", "map and unmap grants for every request")
+    .option("--no-discard", "do not offer discard")
+    .addOption(
+      new Option("--protocol <ABI>", "the layout the frontend speaks").choices([
+        "x86_64-abi",
+        "x86_32-abi",
+        "native",
+      ]),
+    );
+}
+
+export function addRunOptions(command: Command): Command {
+  return command
+    .optionsGroup("How it runs:")
+    .option("--run <COMMAND>", "run a shell command, end with it and with its exit code")
+    .option("-P, --pidfile <FILE>", "write the process id there once it serves")
+    .option("--exit-with-parent", "end when the parent ends (always so under npm and npx)")
+    .addOption(new Option("--json", "print what is served as JSON").conflicts("run"))
+    .option("--verbose", "what the backends do, and stack traces");
+}
+
+/** Which machine a command asks: the rule of findServer. */
+export function addMachineOption(command: Command): Command {
+  return command.option(
+    "--machine <SERVER>",
+    "a running machine: its folder, a socket in it, or its URI (default: $VBDKIT_MACHINE)",
+  );
+}
+
+/** An option that may be given again and again. */
+export function collect(value: string, previous: readonly string[] = []): string[] {
+  return [...previous, value];
+}
+
+function integer(minimum: number, maximum: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (/^\d+$/.test(text) && value >= minimum && value <= maximum) return value;
+    throw new InvalidArgumentError(`Write a number from ${minimum} to ${maximum}.`);
+  };
+}

@@ -1,0 +1,264 @@
+/** `vbdkit machine` and the commands around it, as a person at two terminals has them; Debian's tools look on. */
+import assert from "node:assert/strict";
+import { spawn, spawnSync } from "node:child_process";
+import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { truncate, writeFile } from "node:fs/promises";
+import { connect } from "node:net";
+import { join } from "node:path";
+import { describe, test } from "node:test";
+import type { ServerInfo } from "../../src/cli/server-info.ts";
+import { firstWords, startMachine } from "../support/machine.ts";
+import { cleanEnvironment, finished, start, temporaryFolder, vbdkit } from "../support/vbdkit.ts";
+
+const io = (uri: string, ...commands: string[]) =>
+  spawnSync("qemu-io", ["-f", "raw", ...commands.flatMap((command) => ["-c", command]), uri], {
+    encoding: "utf8",
+  });
+
+/** An NBD client that is connected until its standard input ends. */
+function stayConnected(uri: string) {
+  const script = `
+import nbd, sys
+h = nbd.NBD()
+h.connect_uri(${JSON.stringify(uri)})
+print("here", flush=True)
+sys.stdin.read()
+h.shutdown()
+`;
+  const child = spawn("/usr/bin/python3", ["-c", script], { stdio: ["pipe", "pipe", "pipe"] });
+  const here = new Promise<void>((resolve) => child.stdout.once("data", () => resolve()));
+  return { here, leave: () => child.stdin.end(), outcome: finished(child) };
+}
+
+describe("a machine", { concurrency: 2 }, () => {
+  test("has its guests where Debian's tools look for them, and keeps running until it is told to end", async () => {
+    await using machine = await startMachine("web", "database");
+    const { info, child, outcome } = machine.served;
+    const read = (path: string) =>
+      spawnSync("xenstore-read", [path], {
+        encoding: "utf8",
+        env: { ...process.env, XENSTORED_PATH: info.xenstoreSocket },
+      }).stdout.trim();
+    assert.equal(read("/local/domain/0/name"), "Domain-0");
+    assert.deepEqual(
+      info.domains.map(({ domid, name }) => [domid, name]),
+      [
+        [1, "web"],
+        [2, "database"],
+      ],
+    );
+    assert.equal(read("/local/domain/2/name"), "database");
+    assert.equal(read(`${read("/local/domain/1/vm")}/name`), "web");
+    child.kill("SIGTERM");
+    assert.deepEqual([(await outcome).code, (await outcome).stderr], [0, ""]);
+    assert.ok(!existsSync(info.directory));
+  });
+
+  test("takes disks, shows them, lets them grow and go, and what was written is in the image", async () => {
+    await using machine = await startMachine("web", "database");
+    const image = machine.folder.file("disk.img");
+    await writeFile(image, Buffer.alloc(2 ** 20));
+    // The machine is in another folder than we are.
+    const said = await machine.okay("attach", "web", "disk.img,raw,xvda");
+    assert.match(said, /^xvda of web: 1 MiB, nbd\+unix:\/\/\/web\/xvda\?socket=.*\n$/);
+    const uri = said.trim().split(" ").at(-1)!;
+    await machine.okay("attach", "2", "vdev=xvda,access=r,target=memory 1M");
+    await machine.okay("attach", "web", "vdev=hdc,cdrom,backendtype=tap,target=pattern 1M");
+    const [web, database] = await machine.list();
+    assert.deepEqual(
+      web!.disks.map(({ vdev, handle, state, access }) => [vdev, handle, state, access]),
+      [
+        ["hdc", 5632, "connected", "r"],
+        ["xvda", 51712, "connected", "w"],
+      ],
+    );
+    assert.match(web!.disks[0]!.backendPath, /\/backend\/vbd3\//);
+    assert.equal(database!.disks[0]!.access, "r");
+    assert.equal(web!.disks[1]!.uri, uri);
+    const table = (await machine.okay("list")).split("\n");
+    assert.match(table[0]!, /^Name +ID +Vdev +BE +handle +state +evt-ch +ring-ref +size /);
+    assert.match(table[2]!, /^web +1 +xvda +0 +51712 +connected +\d+ +\d+ +1 MiB +w +thread +0 /);
+    assert.equal(io(uri, "write -P 0x5a 4k 4k", "flush").status, 0);
+    assert.equal(await machine.okay("resize", "web", "xvda", "+1M"), "xvda of web: 2 MiB\n");
+    assert.equal(statSync(image).size, 2 ** 21);
+    assert.equal(io(uri, "write -P 0x77 1M 4k", "flush").status, 0);
+    await machine.okay("detach", "web", "51712");
+    assert.deepEqual(readFileSync(image).subarray(4096, 8192), Buffer.alloc(4096, 0x5a));
+    assert.equal(readFileSync(image)[2 ** 20], 0x77);
+    assert.notEqual(io(uri, "read 0 4k").status, 0);
+    assert.equal(await machine.okay("list", "--names", "web"), "hdc\n");
+    assert.equal(await machine.okay("list", "--names"), "web\ndatabase\n");
+  });
+
+  test("waits with a disk that is used for its last client, and takes no new ones meanwhile", async () => {
+    await using machine = await startMachine("web");
+    const said = await machine.okay("attach", "web", "vdev=xvda,target=memory 1M");
+    const uri = said.trim().split(" ").at(-1)!;
+    const user = stayConnected(uri);
+    await user.here;
+    const detach = start(["detach", "web", "xvda"], { env: machine.env });
+    assert.match(await firstWords(detach), /^vbdkit: an NBD client uses xvda of web: .*--force\n$/);
+    const [web] = await machine.list();
+    assert.deepEqual([web!.disks[0]!.state, web!.disks[0]!.clients], ["detaching", 1]);
+    assert.notEqual(spawnSync("nbdinfo", [uri]).status, 0);
+    // Whoever stops waiting does not call it off.
+    detach.kill("SIGINT");
+    assert.equal((await finished(detach)).code, 130);
+    user.leave();
+    assert.equal((await user.outcome).code, 0);
+    assert.equal((await machine.run("detach", "web", "xvda")).code === 2, false);
+    assert.deepEqual((await machine.list())[0]!.disks, []);
+  });
+
+  test("takes a disk away from its clients by force, and leaves others alone", async () => {
+    await using machine = await startMachine("web");
+    const uris: string[] = [];
+    for (const vdev of ["xvda", "xvdb"]) {
+      const said = await machine.okay("attach", "web", `vdev=${vdev},target=memory 1M`);
+      uris.push(said.trim().split(" ").at(-1)!);
+    }
+    const users = uris.map(stayConnected);
+    for (const { here } of users) await here;
+    assert.equal(await machine.okay("detach", "--force", "web", "xvda"), "");
+    const [web] = await machine.list();
+    assert.deepEqual(
+      web!.disks.map(({ vdev, clients }) => [vdev, clients]),
+      [["xvdb", 1]],
+    );
+    for (const { leave } of users) leave();
+    assert.equal((await users[1]!.outcome).code, 0);
+    await users[0]!.outcome;
+  });
+
+  test("shows a backend process that was killed as dead, and the others carry on", async () => {
+    await using machine = await startMachine("web");
+    const links = ["thread", "process", "process"];
+    for (const [index, link] of links.entries()) {
+      const spec = `vdev=xvd${"abc"[index]},target=memory 1M`;
+      await machine.okay("attach", "web", spec, "--link", link);
+    }
+    const { pid } = machine.served.info;
+    const children = readdirSync(`/proc/${pid}/task`).flatMap((task) =>
+      readFileSync(`/proc/${pid}/task/${task}/children`, "utf8").split(" ").filter(Boolean),
+    );
+    assert.equal(children.length, 2);
+    process.kill(Number(children[0]), "SIGKILL");
+    let disks = (await machine.list())[0]!.disks;
+    for (let tries = 0; tries < 200 && !disks.some(({ state }) => state === "dead"); tries++) {
+      disks = (await machine.list())[0]!.disks;
+    }
+    assert.equal(disks.filter(({ state }) => state === "dead").length, 1);
+    for (const { state, uri } of disks) {
+      assert.equal(io(uri, "read 0 4k").stdout.includes("failed"), state === "dead");
+    }
+    const dead = disks.find(({ state }) => state === "dead")!;
+    assert.match(await machine.okay("list"), new RegExp(`\n${dead.vdev} of web: .+\n$`));
+    await machine.okay("stats");
+    await machine.okay("info");
+    await machine.okay("detach", "web", dead.vdev);
+    await machine.okay("attach", "web", `vdev=${dead.vdev},target=memory 1M`, "--link", "process");
+    assert.ok((await machine.list())[0]!.disks.every(({ state }) => state === "connected"));
+  });
+
+  test("knobs, filters and another home for the backend are those of serve", async () => {
+    await using machine = await startMachine("web");
+    const target =
+      "vdev=xvda,no-discard,target=--filter log --filter delay memory 1M logfile=x.log";
+    await machine.okay("attach", "web", target, "--link", "worker", "--frontend", "max_queues=2");
+    const info: ServerInfo = JSON.parse(await machine.okay("info", "--json"));
+    const { attachment } = info.disks[0]!;
+    assert.equal(attachment.link, "worker");
+    assert.equal(attachment.negotiated.queues, 2);
+    assert.equal(attachment.negotiated.discard, false);
+    // The file was named by us, in our folder.
+    assert.ok(existsSync(machine.folder.file("x.log")));
+  });
+
+  test("what cannot be is one line that helps, and its exit code says whose fault it is", async () => {
+    await using machine = await startMachine("web", "database");
+    await machine.okay("attach", "web", "vdev=xvda,target=memory 1M");
+    const cases: readonly (readonly [string[], RegExp, number])[] = [
+      [["attach", "wbe", "x,,xvda"], /there is no domain "wbe"; did you mean "web"\?/, 1],
+      [["attach", "0", "vdev=xvda,target=memory 1M"], /Domain-0 has the backends/, 1],
+      [["attach", "web", "vdev=xvda,target=memory 1M"], /web has xvda already/, 1],
+      [["attach", "web", "missing.img,,xvdb"], /missing\.img/, 1],
+      [["attach", "web", "disk.qcow2,qcow2,xvdb"], /qcow2/, 2],
+      [["attach", "web", "vdev=xvdb,script=x,target=y"], /^vbdkit: script=x: /, 2],
+      [["attach", "web", "vdev=xvdb,backend=storage,target=y"], /^vbdkit: backend=storage: /, 2],
+      [["attach", "web", "vdev=xvdb,backendtype=qdisk,target=y"], /backendtype=qdisk: /, 2],
+      [["attach", "web", "vdev=floppy,target=memory 1M"], /no such virtual device/, 2],
+      [["attach", "web", "vdev=hdc,cdrom"], /empty cdrom/, 2],
+      [["attach", "web", "vdev=xvdb,target=--fitler log memory"], /only --filter/, 2],
+      [["attach", "web", "vdev=xvdb,target=memory 1M siez=2"], /siez/, 2],
+      [["detach", "web", "xvdd"], /there is no disk of web "xvdd"; did you mean "xvda"\?/, 1],
+      [["detach", "database", "xvda"], /database has no disks/, 1],
+      [["resize", "web", "xvda", "1G2"], /1G2: not a size/, 2],
+      [["resize", "web", "xvda", "1000"], /multiple of 512/, 2],
+      [["resize", "web", "xvda", "512K"], /--shrink/, 2],
+      [["list", "nobody"], /there is no domain "nobody"; there is web, database/, 1],
+    ];
+    for (const [words, message, wanted] of cases) {
+      const { code, stderr, stdout } = await machine.run(...words);
+      assert.match(stderr, /^vbdkit: [^\n]*\n$/, words.join(" "));
+      assert.match(stderr, message);
+      assert.deepEqual([code, stdout], [wanted, ""], words.join(" "));
+    }
+    assert.equal((await machine.list()).flatMap(({ disks }) => disks).length, 1);
+  });
+
+  test("what it prints to try works as pasted", async () => {
+    await using folder = await temporaryFolder();
+    const child = start(["machine", "web"], { cwd: folder.path });
+    let text = "";
+    for await (const chunk of child.stdout!) {
+      text += String(chunk);
+      if (text.includes("Ctrl-C")) break;
+    }
+    const commands = [...text.matchAll(/^ {2}(.*?) +# /gm)].map((match) => match[1]!);
+    assert.equal(commands.length, 4);
+    for (const command of commands) {
+      const options = { cwd: folder.path, encoding: "utf8", env: cleanEnvironment() } as const;
+      const { status, stdout, stderr } = spawnSync("sh", ["-c", command], options);
+      assert.equal(status, 0, `${command}: ${stdout}${stderr}`);
+    }
+    child.kill("SIGTERM");
+    assert.equal((await finished(child)).code, 0);
+  });
+
+  test("names that are none, or given twice, begin nothing", async () => {
+    for (const name of ["7", "a/b", "", "Domain-0", "x".repeat(64)]) {
+      const { stderr, code } = await vbdkit(["machine", name]);
+      assert.match(stderr, /^vbdkit: [^\n]*\n$/);
+      assert.equal(code, 2);
+    }
+    assert.match((await vbdkit(["machine", "a", "a"])).stderr, /two domains "a"/);
+  });
+
+  test("rubbish on its control socket is answered with a line, and changes nothing", async () => {
+    await using machine = await startMachine("web");
+    const say = async (text: string) => {
+      const socket = connect(join(machine.served.info.directory, "control.sock"));
+      socket.write(text);
+      let answer = "";
+      for await (const chunk of socket.setEncoding("utf8")) answer += chunk;
+      return JSON.parse(answer) as { error?: string };
+    };
+    const full = { request: "attach", domain: "web", vdev: "xvda", text: "x", kind: "vbd" };
+    for (const request of [
+      "hello",
+      "[]",
+      { request: "constructor" },
+      { request: "attach" },
+      { ...full, link: "moon" },
+      { ...full, link: "thread", engine: "auto", spec: { driver: "memory", parameters: [7] } },
+      { request: "detach", domain: 1, vdev: "xvda" },
+      { request: "resize", domain: "web", vdev: "xvda", size: "1" },
+    ]) {
+      const line = typeof request === "string" ? request : JSON.stringify(request);
+      assert.equal(typeof (await say(`${line}\n`)).error, "string", line);
+    }
+    assert.equal(typeof (await say("x".repeat(2 ** 19))).error, "string");
+    await truncate(join(machine.folder.path, "x"), 512).catch(() => {});
+    assert.deepEqual((await machine.list())[0]!.disks, []);
+  });
+});
