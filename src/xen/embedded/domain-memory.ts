@@ -6,6 +6,7 @@
  * nobody is left with a view of unmapped memory, however the domain ended.
  */
 import type { MemoryRegion } from "../../io/memory.ts";
+import { mapReadOnly } from "../../io/shared-memory.ts";
 import { invariant } from "../../util/assert.ts";
 import { PAGE_SIZE, XenError } from "../domain.ts";
 import {
@@ -36,6 +37,7 @@ export class DomainMemory {
   readonly mask: Int32Array;
   readonly ports: Uint32Array;
   #holders = 1;
+  #readOnlyRegion: MemoryRegion | undefined = undefined;
 
   private constructor(region: MemoryRegion, shape: DomainShape, descriptor: number | undefined) {
     const { buffer, byteOffset } = region.bytes;
@@ -64,8 +66,9 @@ export class DomainMemory {
     header[Header.grantFrame] = shape.grantFrame;
     header[Header.grantEntries] = shape.grantEntries;
     header[Header.eventFrame] = shape.eventFrame;
-    header[Header.portCount] = PORT_COUNT;
+    header[Header.portCount] = shape.portCount;
     header[Header.firstFrame] = shape.firstFrame;
+    header[Header.maptrackEntries] = shape.maptrackEntries;
     header[Header.state] = DomainState.alive;
     Atomics.store(header, Header.magic, MAGIC);
     return memory;
@@ -85,18 +88,18 @@ export class DomainMemory {
       grantFrame: word(Header.grantFrame),
       grantEntries: word(Header.grantEntries),
       eventFrame: word(Header.eventFrame),
+      portCount: word(Header.portCount),
       firstFrame: word(Header.firstFrame),
+      maptrackEntries: word(Header.maptrackEntries),
     };
     const fault =
       word(Header.magic) !== MAGIC
         ? "no header"
         : word(Header.version) !== VERSION
           ? `version ${word(Header.version)}`
-          : word(Header.portCount) !== PORT_COUNT
-            ? `${word(Header.portCount)} ports`
-            : shape.domid !== domid
-              ? `the header of domain ${shape.domid}`
-              : shapeFault(shape, region.bytes.length);
+          : shape.domid !== domid
+            ? `the header of domain ${shape.domid}`
+            : shapeFault(shape, region.bytes.length);
     if (fault !== undefined) throw new XenError("EINVAL", `domain ${domid}: memory has ${fault}`);
     if (word(Header.state) !== DomainState.alive) {
       throw new XenError("ENOENT", `domain ${domid} is dead`);
@@ -112,6 +115,14 @@ export class DomainMemory {
     Atomics.store(this.header, Header.state, DomainState.dead);
   }
 
+  /** For whoever may only read: where this is a memfd, a mapping that cannot be written to, made when it is first
+   * asked for; else the region itself. The region, too, where the process has no room for another mapping. */
+  get readOnlyRegion(): MemoryRegion {
+    if (this.descriptor === undefined) return this.region;
+    this.#readOnlyRegion ??= mapReadOnly(this.descriptor, this.bytes.length);
+    return this.#readOnlyRegion ?? this.region;
+  }
+
   /** One more holder. */
   retain(): this {
     invariant(this.#holders > 0, "memory is retained after its end");
@@ -122,6 +133,8 @@ export class DomainMemory {
   /** One holder less; the last one disposes the region. */
   release(): void {
     invariant(this.#holders > 0, "memory is released once too often");
-    if (--this.#holders === 0) this.region[Symbol.dispose]();
+    if (--this.#holders > 0) return;
+    this.#readOnlyRegion?.[Symbol.dispose]();
+    this.region[Symbol.dispose]();
   }
 }

@@ -1,22 +1,20 @@
 /**
- * Event channels on shared words: EVTCHNOP_alloc_unbound, bind_interdomain, send, unmask and close of
+ * Event channels on shared words: EVTCHNOP_alloc_unbound, bind_interdomain, send, unmask, status, close and reset of
  * event_channel.h (2-level), run by the domain that asks on its own port table and its peer's.
  *
  * A port is one word (layout.ts), so that every step of its life is one compare-and-swap, whoever takes it. The
  * pending bit is set before the domain is woken and cleared before its handler runs: nothing is lost, several
  * notifications are one event, and a port that nobody expected may see an event too many, never one too few.
  */
-import { type EventChannel, type EventChannels, XenError } from "../domain.ts";
-import type { DomainMemory } from "./domain-memory.ts";
 import {
-  isDomid,
-  PORT_COUNT,
-  PortState,
-  portDomain,
-  portRemote,
-  portState,
-  portWord,
-} from "./layout.ts";
+  DOMID_SELF,
+  type EventChannel,
+  type EventChannels,
+  type PortStatus,
+  XenError,
+} from "../domain.ts";
+import type { DomainMemory } from "./domain-memory.ts";
+import { isDomid, PortState, portDomain, portRemote, portState, portWord } from "./layout.ts";
 import type { Neighbours } from "./neighbours.ts";
 
 export class EmbeddedEventChannels implements EventChannels {
@@ -24,9 +22,8 @@ export class EmbeddedEventChannels implements EventChannels {
   readonly #memory: DomainMemory;
   readonly #neighbours: Neighbours;
   readonly #lookAgain: () => void;
+  /** By port. Port 0 is never used. */
   readonly #channels: (EmbeddedEventChannel | undefined)[] = [undefined];
-  /** Ports that were closed, to be used again. Port 0 is never used. */
-  readonly #freePorts: number[] = [];
 
   /** `lookAgain` has `deliver` called soon. */
   constructor(memory: DomainMemory, neighbours: Neighbours, lookAgain: () => void) {
@@ -36,36 +33,46 @@ export class EmbeddedEventChannels implements EventChannels {
   }
 
   allocateUnbound(peer: number): EventChannel {
-    if (!isDomid(peer)) throw new XenError("EINVAL", `${peer} is not the number of a domain`);
+    const named = this.#resolve(peer);
+    if (!isDomid(named)) throw new XenError("EINVAL", `${peer} is not the number of a domain`);
     const port = this.#takePort();
-    Atomics.store(this.#memory.ports, port, portWord(PortState.unbound, peer, 0));
+    Atomics.store(this.#memory.ports, port, portWord(PortState.unbound, named, 0));
     return this.#open(port);
   }
 
   bindInterdomain(peer: number, port: number): EventChannel {
     const { domid } = this.#memory.shape;
+    const named = this.#resolve(peer);
     const offer = portWord(PortState.unbound, domid, 0);
-    const remote = this.#neighbours.find(peer)?.memory;
-    if (!(port > 0 && port < PORT_COUNT) || !Number.isInteger(port) || remote === undefined) {
-      throw new XenError("ENOENT", `domain ${peer} has no port ${port}`);
+    const remote = this.#neighbours.find(named)?.memory;
+    if (remote === undefined) throw new XenError("ESRCH", `there is no domain ${peer}`);
+    if (!(Number.isInteger(port) && port > 0 && port < remote.shape.portCount)) {
+      throw new XenError("EINVAL", `domain ${peer} has no port ${port}`);
     }
     const local = this.#takePort();
     // Our end is complete before the peer's names it, so that no event of the peer's finds it half made.
-    Atomics.store(this.#memory.ports, local, portWord(PortState.interdomain, peer, port));
+    Atomics.store(this.#memory.ports, local, portWord(PortState.interdomain, named, port));
     const bound = portWord(PortState.interdomain, domid, local);
     if (Atomics.compareExchange(remote.ports, port, offer, bound) !== offer) {
       this.#freePort(local);
-      throw new XenError("ENOENT", `domain ${peer} does not offer its port ${port} to us`);
+      throw new XenError("EINVAL", `domain ${peer} does not offer its port ${port} to us`);
     }
     // What the peer sent before there was anyone to send to may be lost; hence one event to begin with, as in Xen.
     setBit(this.#memory.pending, local);
     return this.#open(local);
   }
 
+  #resolve(domid: number): number {
+    return domid === DOMID_SELF ? this.#memory.shape.domid : domid;
+  }
+
   #takePort(): number {
-    const port = this.#freePorts.pop() ?? this.#channels.length;
-    if (port === PORT_COUNT) throw new XenError("ENOSPC", "no event channel port is free");
-    if (port === this.#channels.length) this.#channels.push(undefined);
+    const free = this.#channels.indexOf(undefined, 1);
+    const port = free < 0 ? this.#channels.length : free;
+    if (port === this.#memory.shape.portCount) {
+      throw new XenError("ENOSPC", "no event channel port is free");
+    }
+    if (free < 0) this.#channels.push(undefined);
     clearBit(this.#memory.pending, port);
     clearBit(this.#memory.mask, port);
     return port;
@@ -74,7 +81,6 @@ export class EmbeddedEventChannels implements EventChannels {
   #freePort(port: number): void {
     Atomics.store(this.#memory.ports, port, 0);
     clearBit(this.#memory.pending, port);
-    this.#freePorts.push(port);
   }
 
   #open(port: number): EventChannel {
@@ -110,6 +116,27 @@ export class EmbeddedEventChannels implements EventChannels {
     const bound = portWord(PortState.interdomain, domid, port);
     const unbound = portWord(PortState.unbound, domid, 0);
     Atomics.compareExchange(peer.memory.ports, portRemote(word), bound, unbound);
+  }
+
+  status(port: number): PortStatus {
+    const { ports, shape } = this.#memory;
+    if (!(Number.isInteger(port) && port >= 0 && port < shape.portCount)) {
+      throw new XenError("EINVAL", `there is no port ${port}`);
+    }
+    const word = Atomics.load(ports, port);
+    const domid = portDomain(word);
+    switch (portState(word)) {
+      case PortState.unbound:
+        return { state: "unbound", domid };
+      case PortState.interdomain:
+        return { state: "interdomain", domid, port: portRemote(word) };
+      default:
+        return { state: "closed" };
+    }
+  }
+
+  reset(): void {
+    for (const channel of this.#channels) channel?.[Symbol.dispose]();
   }
 
   mask(port: number): void {
@@ -148,9 +175,8 @@ export class EmbeddedEventChannels implements EventChannels {
     }
   }
 
-  /** Closes every port. */
   [Symbol.dispose](): void {
-    for (const channel of this.#channels) channel?.[Symbol.dispose]();
+    this.reset();
   }
 }
 

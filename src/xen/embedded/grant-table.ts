@@ -35,7 +35,7 @@ export class EmbeddedGrantTable implements GrantTable, Disposable {
   /** `freed` is called when `serveWaiters` has something to do. */
   constructor(memory: DomainMemory, neighbours: Neighbours, freed: () => void) {
     this.#own = new OwnGrants(memory, this.#counters, freed);
-    this.#peers = new PeerGrants(memory.shape.domid, neighbours, this.#counters);
+    this.#peers = new PeerGrants(memory.shape, neighbours, this.#counters);
   }
 
   get counters(): GrantCounters {
@@ -97,7 +97,9 @@ export class EmbeddedGrantTable implements GrantTable, Disposable {
     if (batch.starts.some((each, i) => each !== start + i * PAGE_SIZE)) {
       const descriptor = this.#peers.descriptor(batch.handles[0]!);
       const pages =
-        descriptor === undefined ? undefined : mapScattered(descriptor, batch.starts, batch.count);
+        descriptor === undefined
+          ? undefined
+          : mapScattered(descriptor, batch.starts, batch.count, readOnly);
       if (pages === undefined) return GrantStatus.badVirtualAddress;
       bytes = undo.use(pages).bytes;
     }

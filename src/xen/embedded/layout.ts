@@ -6,7 +6,7 @@
  * Page 0 is the header, then the grant table, then the events, then ordinary pages. Every word is little-endian, and
  * every word that two domains write is only ever changed by an atomic operation on an aligned 16- or 32-bit unit.
  */
-import { PAGE_SIZE } from "../domain.ts";
+import { DOMID_SELF, PAGE_SIZE } from "../domain.ts";
 
 /** Words of the header, as indexes of 32-bit words. */
 export const Header = {
@@ -23,9 +23,12 @@ export const Header = {
   grantEntries: 6,
   /** First page of the events. */
   eventFrame: 7,
+  /** Ports that the domain may use, port 0 included. */
   portCount: 8,
   /** First ordinary page: no page before it can be granted. */
   firstFrame: 9,
+  /** Mappings that the domain may hold at a time. */
+  maptrackEntries: 10,
 } as const;
 
 export const MAGIC = 0x6b646276;
@@ -45,8 +48,19 @@ export const GTF_type_mask = 3;
 export const GTF_readonly = 4;
 export const GTF_reading = 8;
 export const GTF_writing = 16;
+/** Of version 2; in version 1 no mapping is permitted by an entry that has it. */
+export const GTF_sub_page = 256;
 
-/** Ports of a domain: what the 2-level interface has on a 64-bit machine, and what 12 bits of a port word name. */
+/** Xen gives up after as many changes of an entry between its read and its swap. */
+export const UNSTABLE_ENTRY_TRIES = 5;
+
+/** Xen's default: 1024 frames of 256 entries (max_maptrack_frames). */
+export const DEFAULT_MAPTRACK_ENTRIES = 262144;
+/** A limit for what a header may claim: 20 MiB of a domain's own bookkeeping. */
+const MAX_MAPTRACK_ENTRIES = 1 << 20;
+
+/** Ports of a domain at most: what the 2-level interface has on a 64-bit machine, and what 12 bits of a port word
+ * name. */
 export const PORT_COUNT = 4096;
 
 /** Bytes from the start of the events. */
@@ -76,8 +90,8 @@ export const portState = (word: number): number => (word >>> 12) & 15;
 export const portDomain = (word: number): number => word >>> 16;
 export const portRemote = (word: number): number => word & 0xfff;
 
-/** Domain numbers from 0x7ff0 on are reserved (DOMID_FIRST_RESERVED of xen.h). */
-const DOMID_FIRST_RESERVED = 0x7ff0;
+/** Domain numbers from here on are reserved (DOMID_FIRST_RESERVED of xen.h), DOMID_SELF is the first of them. */
+const DOMID_FIRST_RESERVED = DOMID_SELF;
 
 export function isDomid(value: number): boolean {
   return Number.isInteger(value) && value >= 0 && value < DOMID_FIRST_RESERVED;
@@ -93,11 +107,25 @@ export interface DomainShape {
   readonly grantFrame: number;
   readonly grantEntries: number;
   readonly eventFrame: number;
+  readonly portCount: number;
   readonly firstFrame: number;
+  readonly maptrackEntries: number;
+}
+
+/** What a domain has of everything that can run short. */
+export interface DomainLimits {
+  /** Entries of the grant table, the reserved ones included: 9 to 65536. */
+  readonly grantEntries: number;
+  /** Ports, port 0 included, which is never used: 2 to 4096; all of them if absent. */
+  readonly portCount?: number;
+  /** Mappings of peers' pages at a time: 1 to 2^20; Xen's default if absent. */
+  readonly maptrackEntries?: number;
 }
 
 /** Lays out a new domain. Throws RangeError where the numbers leave no ordinary page or are out of bounds. */
-export function shapeOf(domid: number, pageCount: number, grantEntries: number): DomainShape {
+export function shapeOf(domid: number, pageCount: number, limits: DomainLimits): DomainShape {
+  const { grantEntries, portCount = PORT_COUNT } = limits;
+  const { maptrackEntries = DEFAULT_MAPTRACK_ENTRIES } = limits;
   const eventFrame = 1 + Math.ceil((grantEntries * GRANT_ENTRY_BYTES) / PAGE_SIZE);
   const shape = {
     domid,
@@ -105,7 +133,9 @@ export function shapeOf(domid: number, pageCount: number, grantEntries: number):
     grantFrame: 1,
     grantEntries,
     eventFrame,
+    portCount,
     firstFrame: eventFrame + EVENT_FRAMES,
+    maptrackEntries,
   };
   const fault = shapeFault(shape, pageCount * PAGE_SIZE);
   if (fault !== undefined) throw new RangeError(`a domain cannot have ${fault}`);
@@ -115,6 +145,7 @@ export function shapeOf(domid: number, pageCount: number, grantEntries: number):
 /** What is wrong with a shape whose memory has `byteLength` bytes; undefined when it can be used as it is. */
 export function shapeFault(shape: DomainShape, byteLength: number): string | undefined {
   const { domid, pageCount, grantFrame, grantEntries, eventFrame, firstFrame } = shape;
+  const { portCount, maptrackEntries } = shape;
   if (!isDomid(domid)) return `the number ${domid}`;
   if (!(Number.isInteger(pageCount) && pageCount >= 1 && pageCount <= MAX_PAGES)) {
     return `${pageCount} pages`;
@@ -126,6 +157,13 @@ export function shapeFault(shape: DomainShape, byteLength: number): string | und
     grantEntries > MAX_GRANT_ENTRIES
   ) {
     return `${grantEntries} grant entries`;
+  }
+  if (!(Number.isInteger(portCount) && portCount >= 2 && portCount <= PORT_COUNT)) {
+    return `${portCount} ports`;
+  }
+  const mappings = Number.isInteger(maptrackEntries) && maptrackEntries >= 1;
+  if (!mappings || maptrackEntries > MAX_MAPTRACK_ENTRIES) {
+    return `${maptrackEntries} maptrack entries`;
   }
   const grantEnd = grantFrame * PAGE_SIZE + grantEntries * GRANT_ENTRY_BYTES;
   if (grantFrame < 1 || grantEnd > eventFrame * PAGE_SIZE) {

@@ -17,7 +17,7 @@ import { listen, openProcessBell, returnThreadBell, takeThreadBell } from "./bel
 import { revoke } from "./death.ts";
 import { EmbeddedDomain } from "./domain.ts";
 import { DomainMemory } from "./domain-memory.ts";
-import { shapeOf } from "./layout.ts";
+import { type DomainLimits, shapeOf } from "./layout.ts";
 import { MachineFolder } from "./machine-folder.ts";
 import { NeighbourMap, RemoteNeighbour } from "./neighbours.ts";
 import type { Announcement, DomainRecord, DomainTicket } from "./ticket.ts";
@@ -32,11 +32,9 @@ export interface MachineOptions {
   readonly memoryPages?: number;
 }
 
-export interface DomainOptions {
+export interface DomainOptions extends Partial<DomainLimits> {
   /** All pages of the domain's memory, its tables included. */
   readonly memoryPages?: number;
-  /** Entries of its grant table, of which 8 are reserved. */
-  readonly grantEntries?: number;
   /** Whether other processes can reach it. Needs foreign calls. A process domain reaches shared domains only. */
   readonly shared?: boolean;
 }
@@ -215,8 +213,8 @@ export class EmbeddedMachine implements AsyncDisposable {
     if (this.#residents.has(domid) || this.#coming.has(domid)) {
       throw new XenError("EEXIST", `domain ${domid} exists already`);
     }
-    const { grantEntries = DEFAULT_GRANT_ENTRIES, memoryPages = this.#memoryPages } = options;
-    const shape = shapeOf(domid, memoryPages, grantEntries);
+    const { memoryPages = this.#memoryPages } = options;
+    const shape = shapeOf(domid, memoryPages, { grantEntries: DEFAULT_GRANT_ENTRIES, ...options });
     const shared = options.shared === true;
     this.#coming.add(domid);
     await using undo = new AsyncDisposableStack();

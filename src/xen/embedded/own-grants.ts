@@ -16,13 +16,11 @@ import {
   GTF_writing,
   isDomid,
   RESERVED_GRANT_ENTRIES,
+  UNSTABLE_ENTRY_TRIES,
 } from "./layout.ts";
 
 /** What is counted, as its owner writes it. */
 export type MutableCounters = { -readonly [K in keyof GrantCounters]: GrantCounters[K] };
-
-/** Xen gives up after as many changes of an entry between its read and its swap. */
-export const UNSTABLE_ENTRY_TRIES = 5;
 
 const IN_USE = GTF_reading | GTF_writing;
 

@@ -2,89 +2,35 @@
  * The mapping half of a grant table: what Xen does in grant_table.c for map_grant_ref, unmap_grant_ref and copy, run
  * by the domain that asks, on the granter's own table.
  *
- * A grant names the one domain that may use it, so who counts the uses is that domain alone: `readers` and `writers`
- * of each reference are kept here, and the entry's in-use bits are set with the first and cleared with the last.
- * Invariants: the uses of all references are the handles given out; an operation that fails changes nothing; nothing
- * read from the granter's table is read twice or used before its bounds were checked. What one granter has us map
- * takes nothing from the others.
+ * A grant names the one domain that may use it, so who counts the uses is that domain alone (granter.ts). Invariants:
+ * the pins of all entries are the handles given out; an operation that fails changes nothing; nothing read from the
+ * granter's table is used before its bounds were checked. What one granter has us map takes nothing from the others.
  *
- * Statuses are those of Xen, but where Xen answers general_error for every entry that does not permit the access,
- * this says bad_gntref (nothing granted to us there) or permission_denied (a writable use of a read-only grant).
+ * A page that is mapped read-only is mapped so where the granter's memory is a memfd: a write is SIGSEGV, or EFAULT in
+ * a system call, as with gntdev. Between the domains of one process the mapper is trusted to keep to it.
  */
 import { invariant } from "../../util/assert.ts";
-import { type GrantCopy, type GrantMapBatch, GrantStatus, PAGE_SIZE } from "../domain.ts";
-import type { DomainMemory } from "./domain-memory.ts";
 import {
-  GTF_permit_access,
-  GTF_reading,
-  GTF_readonly,
-  GTF_type_mask,
-  GTF_writing,
-} from "./layout.ts";
+  DOMID_SELF,
+  type GrantCopy,
+  type GrantCopyEnd,
+  type GrantMapBatch,
+  GrantStatus,
+  PAGE_SIZE,
+} from "../domain.ts";
+import { Granter } from "./granter.ts";
+import type { DomainShape } from "./layout.ts";
 import type { Neighbours } from "./neighbours.ts";
-import { type MutableCounters, UNSTABLE_ENTRY_TRIES } from "./own-grants.ts";
+import type { MutableCounters } from "./own-grants.ts";
 
 /** Mappings of one granter's pages at a time: as many as its table has entries by default, or 128 MiB in flight.
- * Whoever names the same entry in thousands of requests finds noSpace here. */
+ * Whoever names the same entries in thousands of requests finds noSpace here. */
 export const MAX_MAPPINGS_PER_PEER = 32768;
-
-/** Mappings of one domain at a time, for thirty-two peers that all have us map as much as they may: 20 MiB of ours. */
-const MAX_HANDLES = 32 * MAX_MAPPINGS_PER_PEER;
 
 const FIRST_HANDLES = 256;
 
-/** The uses of one granter's entries by us. */
-class Granter {
-  readonly memory: DomainMemory;
-  readonly readers: Uint32Array;
-  readonly writers: Uint32Array;
-  /** Handles that name this granter. */
-  mapped = 0;
-
-  constructor(memory: DomainMemory) {
-    this.memory = memory.retain();
-    this.readers = new Uint32Array(memory.shape.grantEntries);
-    this.writers = new Uint32Array(memory.shape.grantEntries);
-  }
-
-  /** Marks one use of the entry as Xen's _set_status_v1 does. */
-  pin(reference: number, self: number, readOnly: boolean): GrantStatus {
-    const words = this.memory.grantWords;
-    if (!(reference < this.readers.length)) return GrantStatus.badGrantReference;
-    const wanted = readOnly ? GTF_reading : GTF_reading | GTF_writing;
-    for (let tries = 0; tries < UNSTABLE_ENTRY_TRIES; tries++) {
-      const word = Atomics.load(words, reference * 2);
-      if ((word & GTF_type_mask) !== GTF_permit_access || word >>> 16 !== self) {
-        return GrantStatus.badGrantReference;
-      }
-      if (!readOnly && (word & GTF_readonly) !== 0) return GrantStatus.permissionDenied;
-      const pinned = (word | wanted) >>> 0;
-      if (Atomics.compareExchange(words, reference * 2, word, pinned) !== word) continue;
-      if (readOnly) this.readers[reference]!++;
-      else this.writers[reference]!++;
-      return GrantStatus.okay;
-    }
-    return GrantStatus.generalError;
-  }
-
-  unpin(reference: number, readOnly: boolean): void {
-    if (readOnly) this.readers[reference]!--;
-    else this.writers[reference]!--;
-    if (this.writers[reference] !== 0) return;
-    const unused = this.readers[reference] === 0 ? GTF_reading | GTF_writing : GTF_writing;
-    Atomics.and(this.memory.grantHalves, reference * 4, ~unused & 0xffff);
-  }
-
-  /** Byte of the page that a pinned entry names; -1 when that is no ordinary page of the granter. */
-  start(reference: number): number {
-    const frame = Atomics.load(this.memory.grantWords, reference * 2 + 1);
-    const { firstFrame, pageCount } = this.memory.shape;
-    return frame >= firstFrame && frame < pageCount ? frame * PAGE_SIZE : -1;
-  }
-}
-
 export class PeerGrants {
-  readonly #self: number;
+  readonly #self: DomainShape;
   readonly #neighbours: Neighbours;
   readonly #counters: MutableCounters;
   readonly #granters = new Map<number, Granter>();
@@ -96,7 +42,7 @@ export class PeerGrants {
   readonly #mappingsPerPeer: number;
 
   constructor(
-    self: number,
+    self: DomainShape,
     neighbours: Neighbours,
     counters: MutableCounters,
     mappingsPerPeer: number = MAX_MAPPINGS_PER_PEER,
@@ -124,12 +70,10 @@ export class PeerGrants {
       batch.statuses[i] = GrantStatus.noSpace;
       return;
     }
-    const status = granter.pin(reference, this.#self, readOnly);
-    const start = status === GrantStatus.okay ? granter.start(reference) : -1;
-    if (start < 0) {
-      if (status === GrantStatus.okay) granter.unpin(reference, readOnly);
+    const status = granter.pin(reference, this.#self.domid, readOnly);
+    batch.statuses[i] = status;
+    if (status !== GrantStatus.okay) {
       this.#freeHandles.push(handle);
-      batch.statuses[i] = status === GrantStatus.okay ? GrantStatus.badPage : status;
       return;
     }
     this.#owners[handle] = granter;
@@ -138,10 +82,10 @@ export class PeerGrants {
     granter.mapped++;
     this.#counters.mapped++;
     this.#counters.maps++;
-    batch.statuses[i] = GrantStatus.okay;
     batch.handles[i] = handle;
-    batch.regions[i] = granter.memory.region;
-    batch.starts[i] = start;
+    const { memory } = granter;
+    batch.regions[i] = readOnly ? memory.readOnlyRegion : memory.region;
+    batch.starts[i] = granter.start(reference);
   }
 
   unmap(handle: number): GrantStatus {
@@ -157,7 +101,7 @@ export class PeerGrants {
     return GrantStatus.okay;
   }
 
-  /** The memfd in which a mapped page lies, if it lies in one. */
+  /** The memfd that the page of a handle lies in; undefined where it is memory of this process alone. */
   descriptor(handle: number): number | undefined {
     return this.#owners[handle]?.memory.descriptor;
   }
@@ -166,26 +110,27 @@ export class PeerGrants {
     for (const operation of operations) operation.status = this.#copyOne(operation);
   }
 
-  #copyOne(operation: GrantCopy): GrantStatus {
-    const { reference, offset, length, local } = operation;
-    const inPage =
-      offset >>> 0 === offset && length >>> 0 === length && offset + length <= PAGE_SIZE;
-    if (!inPage || length > local.length) return GrantStatus.badCopyArgument;
-    const granter = this.#granter(operation.peer);
-    if (granter === undefined) return GrantStatus.badDomain;
-    const readOnly = operation.direction === "fromPeer";
-    const status = granter.pin(reference, this.#self, readOnly);
-    if (status !== GrantStatus.okay) return status;
-    const start = granter.start(reference);
-    if (start >= 0 && readOnly) {
-      granter.memory.bytes.copy(local, 0, start + offset, start + offset + length);
-    } else if (start >= 0) {
-      Buffer.prototype.copy.call(local, granter.memory.bytes, start + offset, 0, length);
+  /** The checks in Xen's order: both domains, the source's grant, the destination's, then the bounds. */
+  #copyOne({ source, destination, length }: GrantCopy): GrantStatus {
+    const from = this.#copyGranter(source);
+    const to = this.#copyGranter(destination);
+    if (from === undefined || to === undefined) return GrantStatus.badDomain;
+    const claimed = claim(from, source, this.#self.domid, true);
+    if (claimed !== GrantStatus.okay) return claimed;
+    let status = claim(to, destination, this.#self.domid, false);
+    if (status === GrantStatus.okay) {
+      status = move(from, source, to, destination, length);
+      if (to instanceof Granter && isGrant(destination)) to.unpin(destination.reference, false);
     }
-    granter.unpin(reference, readOnly);
-    if (start < 0) return GrantStatus.badPage;
-    this.#counters.copies++;
-    return GrantStatus.okay;
+    if (from instanceof Granter && isGrant(source)) from.unpin(source.reference, true);
+    if (status === GrantStatus.okay) this.#counters.copies++;
+    return status;
+  }
+
+  /** "own" where the end is memory of our own; undefined where there is no such domain. */
+  #copyGranter(end: GrantCopyEnd): Granter | "own" | undefined {
+    if (!isGrant(end)) return "own";
+    return this.#granter(end.peer === DOMID_SELF ? this.#self.domid : end.peer);
   }
 
   /** The granter's memory as it is now: a domid that was used again names another domain. */
@@ -214,7 +159,7 @@ export class PeerGrants {
 
   #newHandle(): number {
     const handle = this.#owners.length;
-    if (handle === MAX_HANDLES) return -1;
+    if (handle === this.#self.maptrackEntries) return -1;
     if (handle === this.#references.length) {
       const references = new Uint32Array(handle * 2);
       references.set(this.#references);
@@ -236,4 +181,52 @@ export class PeerGrants {
     for (const granter of this.#granters.values()) granter.memory.release();
     this.#granters.clear();
   }
+}
+
+type GrantEnd = Exclude<GrantCopyEnd, Uint8Array>;
+
+function isGrant(end: GrantCopyEnd): end is GrantEnd {
+  return !(end instanceof Uint8Array);
+}
+
+function claim(
+  granter: Granter | "own",
+  end: GrantCopyEnd,
+  self: number,
+  readOnly: boolean,
+): GrantStatus {
+  if (granter === "own" || !isGrant(end)) return GrantStatus.okay;
+  return granter.pin(end.reference, self, readOnly);
+}
+
+/** Copies between two ends that are claimed; badCopyArgument where `length` leaves one. */
+function move(
+  from: Granter | "own",
+  source: GrantCopyEnd,
+  to: Granter | "own",
+  destination: GrantCopyEnd,
+  length: number,
+): GrantStatus {
+  if (length >>> 0 !== length) return GrantStatus.badCopyArgument;
+  const read = bytesOf(from, source, length);
+  const written = bytesOf(to, destination, length);
+  if (read === undefined || written === undefined) return GrantStatus.badCopyArgument;
+  // `set` copies as memmove does, so that ends which overlap are no matter.
+  if (length > 0) written.set(read);
+  return GrantStatus.okay;
+}
+
+function bytesOf(
+  granter: Granter | "own",
+  end: GrantCopyEnd,
+  length: number,
+): Uint8Array | undefined {
+  if (granter === "own" || !isGrant(end)) {
+    const own = end as Uint8Array;
+    return length <= own.length ? own.subarray(0, length) : undefined;
+  }
+  const { offset, reference } = end;
+  if (offset >>> 0 !== offset || offset + length > PAGE_SIZE) return undefined;
+  const start = granter.start(reference) + offset;
+  return granter.memory.bytes.subarray(start, start + length);
 }

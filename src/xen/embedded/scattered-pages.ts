@@ -7,6 +7,7 @@ import { PAGE_SIZE } from "../domain.ts";
 
 // <asm-generic/mman-common.h>
 const PROT_NONE = 0;
+const PROT_READ = 1;
 const PROT_READ_WRITE = 3;
 const MAP_SHARED = 1;
 const MAP_PRIVATE = 2;
@@ -23,17 +24,18 @@ export function mapScattered(
   descriptor: number,
   starts: Float64Array,
   count: number,
+  readOnly: boolean,
 ): ScatteredPages | undefined {
   const calls = ffi();
   if (calls === undefined) return undefined;
   const byteLength = count * PAGE_SIZE;
   const address = calls.mmap(0, byteLength, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (address < 0) return undefined;
+  const protection = readOnly ? PROT_READ : PROT_READ_WRITE;
   for (let i = 0; i < count; i++) {
     const page = address + i * PAGE_SIZE;
     const flags = MAP_SHARED | MAP_FIXED;
-    if (calls.mmap(page, PAGE_SIZE, PROT_READ_WRITE, flags, descriptor, starts[i]!) === page)
-      continue;
+    if (calls.mmap(page, PAGE_SIZE, protection, flags, descriptor, starts[i]!) === page) continue;
     calls.munmap(address, byteLength);
     return undefined;
   }

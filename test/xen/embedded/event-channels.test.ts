@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import fc from "fast-check";
-import { type EventChannel, XenError } from "../../../src/xen/domain.ts";
+import { DOMID_SELF, type EventChannel, XenError } from "../../../src/xen/domain.ts";
 import type { EmbeddedDomain } from "../../../src/xen/embedded/domain.ts";
 import { PORT_COUNT } from "../../../src/xen/embedded/layout.ts";
 import { Village } from "./pair.ts";
@@ -95,12 +95,12 @@ test("only the port that was offered to us can be bound, and once", () => {
   const stranger = village.domain(7);
   const offered = front.events.allocateUnbound(BACK);
   const { port } = offered;
-  assert.throws(() => stranger.events.bindInterdomain(FRONT, port), refused("ENOENT"));
+  assert.throws(() => stranger.events.bindInterdomain(FRONT, port), refused("EINVAL"));
   back.events.bindInterdomain(FRONT, port);
   for (const wrong of [port, port + 1, 0, -1, 1.5, Number.NaN, PORT_COUNT, 2 ** 40]) {
-    assert.throws(() => back.events.bindInterdomain(FRONT, wrong), refused("ENOENT"));
+    assert.throws(() => back.events.bindInterdomain(FRONT, wrong), refused("EINVAL"));
   }
-  assert.throws(() => back.events.bindInterdomain(99, port), refused("ENOENT"));
+  assert.throws(() => back.events.bindInterdomain(99, port), refused("ESRCH"));
   assert.throws(() => back.events.allocateUnbound(0x10005), refused("EINVAL"));
 });
 
@@ -123,7 +123,7 @@ test("closing an end makes the other unbound again, for a new binding", () => {
   again.notify();
   world.village.reactor.settle();
   assert.equal(events, 1);
-  assert.throws(() => world.back.events.bindInterdomain(FRONT, offered.port), refused("ENOENT"));
+  assert.throws(() => world.back.events.bindInterdomain(FRONT, offered.port), refused("EINVAL"));
 });
 
 test("notifying a domain that ended does nothing", async () => {
@@ -143,6 +143,60 @@ test("ports are bounded, and those that were closed are used again", () => {
   assert.throws(() => front.events.allocateUnbound(BACK), refused("ENOSPC"));
   channels[100]?.[Symbol.dispose]();
   assert.equal(front.events.allocateUnbound(BACK).port, channels[100]?.port);
+});
+
+test("the lowest free port is taken, as many as the domain may have", () => {
+  const village = new Village();
+  const front = village.domain(FRONT, 64, { grantEntries: 64, portCount: 4 });
+  const back = village.domain(BACK);
+  const [first, second, third] = [1, 2, 3].map(() => front.events.allocateUnbound(BACK));
+  assert.throws(() => front.events.allocateUnbound(BACK), refused("ENOSPC"));
+  const offered = back.events.allocateUnbound(FRONT);
+  assert.throws(() => front.events.bindInterdomain(BACK, offered.port), refused("ENOSPC"));
+  assert.deepEqual(back.events.status(offered.port), { state: "unbound", domid: FRONT });
+  third?.[Symbol.dispose]();
+  second?.[Symbol.dispose]();
+  assert.equal(front.events.bindInterdomain(BACK, offered.port).port, second?.port);
+  assert.equal(first?.port, 1);
+  assert.throws(() => back.events.bindInterdomain(FRONT, 4), refused("EINVAL"));
+});
+
+test("the status of a port follows its life, and reset closes every port", () => {
+  const world = pair();
+  const { front, back } = world;
+  const offered = front.events.allocateUnbound(BACK);
+  const { port } = offered;
+  assert.deepEqual(front.events.status(port), { state: "unbound", domid: BACK });
+  const bound = back.events.bindInterdomain(FRONT, port);
+  assert.deepEqual(front.events.status(port), {
+    state: "interdomain",
+    domid: BACK,
+    port: bound.port,
+  });
+  back.events.allocateUnbound(FRONT);
+  back.events.reset();
+  assert.deepEqual(front.events.status(port), { state: "unbound", domid: BACK });
+  for (const each of [0, 1, 2]) assert.deepEqual(back.events.status(each), { state: "closed" });
+  assert.equal(back.events.bindInterdomain(FRONT, port).port, 1);
+  for (const wrong of [-1, 0.5, PORT_COUNT, Number.NaN]) {
+    assert.throws(() => front.events.status(wrong), refused("EINVAL"));
+  }
+});
+
+test("a domain binds a port that it offers itself, by DOMID_SELF or by number", () => {
+  const { village, front } = pair();
+  for (const name of [DOMID_SELF, FRONT]) {
+    const offered = front.events.allocateUnbound(name);
+    const bound = front.events.bindInterdomain(name, offered.port);
+    let events = 0;
+    offered.onevent = () => events++;
+    bound.notify();
+    village.reactor.settle();
+    assert.equal(events, 1);
+    bound[Symbol.dispose]();
+    assert.deepEqual(front.events.status(offered.port), { state: "unbound", domid: FRONT });
+    offered[Symbol.dispose]();
+  }
 });
 
 test("two domains that answer each other for ever leave timers their turn", async () => {

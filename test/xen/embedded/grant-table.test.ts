@@ -2,14 +2,16 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import fc from "fast-check";
 import {
+  DOMID_SELF,
   type GrantCopy,
+  type GrantCopyEnd,
   GrantMapBatch,
   GrantStatus,
   type OwnPages,
   PAGE_SIZE,
 } from "../../../src/xen/domain.ts";
 import type { EmbeddedDomain } from "../../../src/xen/embedded/domain.ts";
-import { GTF_reading, GTF_writing } from "../../../src/xen/embedded/layout.ts";
+import { GTF_reading, GTF_writing, shapeOf } from "../../../src/xen/embedded/layout.ts";
 import { PeerGrants } from "../../../src/xen/embedded/peer-grants.ts";
 import { Village } from "./pair.ts";
 
@@ -18,7 +20,10 @@ const BACK = 0;
 
 function pair(pages?: number, entries?: number): { front: EmbeddedDomain; back: EmbeddedDomain } {
   const village = new Village();
-  return { front: village.domain(FRONT, pages, entries), back: village.domain(BACK) };
+  return {
+    front: village.domain(FRONT, pages, { grantEntries: entries ?? 64 }),
+    back: village.domain(BACK),
+  };
 }
 
 function allocate(domain: EmbeddedDomain, count = 1): OwnPages {
@@ -44,19 +49,34 @@ function mapOne(
   return { status: batch.statuses[0]!, handle: batch.handles[0]!, bytes };
 }
 
-function copyOne(domain: EmbeddedDomain, copy: Partial<GrantCopy>): number {
-  const operation: GrantCopy = {
-    peer: FRONT,
-    reference: 0,
-    offset: 0,
-    length: PAGE_SIZE,
-    local: new Uint8Array(PAGE_SIZE),
-    direction: "fromPeer",
-    status: GrantStatus.generalError,
-    ...copy,
-  };
+interface SimpleCopy {
+  peer?: number;
+  reference: number;
+  offset?: number;
+  length?: number;
+  local?: Uint8Array;
+  direction?: "fromPeer" | "toPeer";
+}
+
+function copyBetween(
+  domain: EmbeddedDomain,
+  source: GrantCopyEnd,
+  destination: GrantCopyEnd,
+  length: number,
+): number {
+  const operation: GrantCopy = { source, destination, length, status: GrantStatus.tryAgain };
   domain.grants.copy([operation]);
   return operation.status;
+}
+
+/** Between a page of FRONT and memory of the domain's own. */
+function copyOne(domain: EmbeddedDomain, copy: SimpleCopy): number {
+  const { peer = FRONT, reference, offset = 0, length = PAGE_SIZE } = copy;
+  const { local = new Uint8Array(PAGE_SIZE), direction = "fromPeer" } = copy;
+  const page = { peer, reference, offset };
+  return direction === "fromPeer"
+    ? copyBetween(domain, page, local, length)
+    : copyBetween(domain, local, page, length);
 }
 
 const flags = (domain: EmbeddedDomain, reference: number): number =>
@@ -89,9 +109,10 @@ test("every refusal of a mapping has its status and leaves no mark", () => {
   assert.equal(mapOne(back, 1e9, writable).status, GrantStatus.badDomain);
   assert.equal(mapOne(back, FRONT, 64).status, GrantStatus.badGrantReference);
   assert.equal(mapOne(back, FRONT, 0xffffffff).status, GrantStatus.badGrantReference);
-  assert.equal(mapOne(back, FRONT, 0).status, GrantStatus.badGrantReference);
-  assert.equal(mapOne(back, FRONT, others).status, GrantStatus.badGrantReference);
-  assert.equal(mapOne(back, FRONT, readOnly, false).status, GrantStatus.permissionDenied);
+  assert.equal(mapOne(back, DOMID_SELF, writable).status, GrantStatus.badDomain);
+  assert.equal(mapOne(back, FRONT, 0).status, GrantStatus.generalError);
+  assert.equal(mapOne(back, FRONT, others).status, GrantStatus.generalError);
+  assert.equal(mapOne(back, FRONT, readOnly, false).status, GrantStatus.generalError);
   front.memory.grantWords[writable * 2 + 1] = 1;
   assert.equal(mapOne(back, FRONT, writable).status, GrantStatus.badPage);
   front.memory.grantWords[writable * 2 + 1] = 64;
@@ -110,7 +131,7 @@ test("a batch maps what it can and names what it cannot", () => {
   batch.count = 4;
   batch.references.set([...pages.references, 63]);
   back.grants.map(FRONT, batch);
-  assert.deepEqual([...batch.statuses], [0, GrantStatus.permissionDenied, 0, -3]);
+  assert.deepEqual([...batch.statuses], [0, GrantStatus.generalError, 0, GrantStatus.generalError]);
   assert.equal(back.grants.counters.mapped, 2);
 });
 
@@ -118,7 +139,7 @@ test("a peer that has as much mapped as it may finds no space, and the others do
   const village = new Village();
   const [greedy, modest] = [village.domain(1), village.domain(2)];
   const counters = { granted: 0, mapped: 0, maps: 0, unmaps: 0, copies: 0, quarantined: 0 };
-  using grants = new PeerGrants(BACK, village, counters, 3);
+  using grants = new PeerGrants(shapeOf(BACK, 64, { grantEntries: 64 }), village, counters, 3);
   const batch = new GrantMapBatch(5);
   batch.count = 5;
   const [page, other] = [allocate(greedy), allocate(modest)];
@@ -185,11 +206,89 @@ test("copies go both ways and check bounds, permission and reference", () => {
     assert.equal(copyOne(back, { ...from, ...wrong }), GrantStatus.badCopyArgument);
   }
   assert.equal(copyOne(back, { ...from, peer: 3 }), GrantStatus.badDomain);
-  assert.equal(copyOne(back, { ...from, reference: 60 }), GrantStatus.badGrantReference);
-  assert.equal(copyOne(back, { ...toPeer, reference: readOnly }), GrantStatus.permissionDenied);
+  assert.equal(copyOne(back, { ...from, reference: 60 }), GrantStatus.generalError);
+  assert.equal(copyOne(back, { ...from, reference: 64 }), GrantStatus.badGrantReference);
+  assert.equal(copyOne(back, { ...toPeer, reference: readOnly }), GrantStatus.generalError);
   assert.equal(back.grants.counters.copies, 3);
   pages[Symbol.dispose]();
   assert.equal(front.grants.counters.quarantined, 0);
+});
+
+test("a copy between two grants, of two domains or our own, checks both and leaves no mark", () => {
+  const village = new Village();
+  const [one, two, back] = [village.domain(1), village.domain(2), village.domain(BACK)];
+  const [first, second] = [allocate(one), allocate(two)];
+  const own = allocate(back);
+  first.grant(0, BACK, true);
+  second.grant(0, BACK, false);
+  own.grant(0, BACK, false);
+  const at = (peer: number, pages: OwnPages, offset = 0): GrantCopyEnd => {
+    return { peer, reference: pages.references[0]!, offset };
+  };
+  first.region.bytes.fill(7, first.start, first.start + 10);
+  const { okay, generalError, badDomain, badCopyArgument } = GrantStatus;
+  assert.equal(copyBetween(back, at(1, first), at(2, second, 4086), 10), okay);
+  assert.deepEqual(
+    [...second.region.bytes.slice(second.start + 4086, second.start + 4096)],
+    Array(10).fill(7),
+  );
+  assert.equal(copyBetween(back, at(2, second, 4090), at(DOMID_SELF, own), 6), okay);
+  assert.equal(copyBetween(back, at(BACK, own), at(BACK, own, 2), 6), okay);
+  assert.deepEqual(
+    [...own.region.bytes.slice(own.start, own.start + 9)],
+    [7, 7, 7, 7, 7, 7, 7, 7, 0],
+  );
+  assert.equal(copyBetween(back, at(2, second), at(1, first), 1), generalError, "it is read-only");
+  assert.equal(copyBetween(back, at(1, first), at(3, second), 1), badDomain);
+  assert.equal(copyBetween(back, at(1, first), at(2, second, 4096), 1), badCopyArgument);
+  assert.equal(copyBetween(back, at(1, first), at(2, second, 4096), 0), okay, "of nothing");
+  assert.equal(copyBetween(back, at(1, first), new Uint8Array(5), 6), badCopyArgument);
+  for (const pages of [first, second, own]) assert.ok(pages.endAccess(0));
+});
+
+test("an entry is pinned 128 times for reading and as often for writing, and not once more", () => {
+  const { front, back } = pair();
+  const pages = allocate(front);
+  pages.grant(0, BACK, false);
+  const reference = pages.references[0]!;
+  const handles: number[] = [];
+  for (const readOnly of [true, false]) {
+    for (let i = 0; i < 128; i++) handles.push(mapOne(back, FRONT, reference, readOnly).handle);
+    assert.equal(mapOne(back, FRONT, reference, readOnly).status, GrantStatus.generalError);
+  }
+  assert.equal(back.grants.counters.mapped, 256);
+  for (const handle of handles) assert.equal(back.grants.unmap(handle), GrantStatus.okay);
+  assert.ok(pages.endAccess(0));
+});
+
+test("what a granter writes into an entry that is pinned changes nothing until the last pin goes", () => {
+  const { front, back } = pair();
+  const pages = allocate(front, 2);
+  pages.grant(0, BACK, false);
+  const reference = pages.references[0]!;
+  const first = mapOne(back, FRONT, reference);
+  front.memory.grantWords[reference * 2] = 9 << 16;
+  front.memory.grantWords[reference * 2 + 1] = 1;
+  const second = mapOne(back, FRONT, reference);
+  assert.equal(second.status, GrantStatus.okay);
+  assert.equal(second.bytes.byteOffset, first.bytes.byteOffset);
+  back.grants.unmap(first.handle);
+  back.grants.unmap(second.handle);
+  assert.equal(mapOne(back, FRONT, reference).status, GrantStatus.generalError);
+});
+
+test("a domain with few maptrack entries finds no space, and again some when it unmaps", () => {
+  const village = new Village();
+  const back = village.domain(BACK, 64, { grantEntries: 64, maptrackEntries: 2 });
+  const pages = [1, 2, 3].map((domid) => {
+    const granted = allocate(village.domain(domid));
+    granted.grant(0, BACK, false);
+    return granted.references[0]!;
+  });
+  const [first, second, third] = pages.map((reference, i) => mapOne(back, i + 1, reference));
+  assert.deepEqual([first!.status, second!.status, third!.status], [0, 0, GrantStatus.noSpace]);
+  back.grants.unmap(first!.handle);
+  assert.equal(mapOne(back, 3, pages[2]!).status, GrantStatus.okay);
 });
 
 test("a copy leaves the marks of a mapping of the same page alone", () => {
@@ -239,7 +338,7 @@ test("pages come zeroed, also those that were used before", () => {
 
 test("who waits for entries is called back once there are enough, in order", () => {
   const village = new Village();
-  const front = village.domain(FRONT, 64, 12);
+  const front = village.domain(FRONT, 64, { grantEntries: 12 });
   village.domain(BACK);
   const pages = allocate(front, 5);
   for (let i = 0; i < 4; i++) assert.ok(pages.grant(i, BACK, false));
@@ -279,7 +378,7 @@ test("pages side by side are mapped as one run; scattered ones leave nothing map
   assert.equal(back.grants.counters.mapped, 0);
   const status = (list: number[]): unknown => back.grants.mapContiguous(FRONT, list, false);
   assert.equal(status([...references].reverse()), GrantStatus.badVirtualAddress);
-  assert.equal(status([references[0]!, 50]), GrantStatus.badGrantReference);
+  assert.equal(status([references[0]!, 50]), GrantStatus.generalError);
   assert.equal(status([]), GrantStatus.generalError);
   assert.equal(back.grants.counters.mapped, 0);
   assert.equal(back.grants.counters.maps, back.grants.counters.unmaps);
@@ -356,7 +455,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
 /** Two tables driven by steps, with the model that says what they must hold. */
 class Model {
   readonly village = new Village();
-  readonly front = this.village.domain(FRONT, 40, 24);
+  readonly front = this.village.domain(FRONT, 40, { grantEntries: 24 });
   readonly back = this.village.domain(BACK);
   readonly runs: OwnPages[] = [];
   /** Handle to the reference it maps. */

@@ -119,7 +119,7 @@ const memoryOf = (pages: number): MemoryRegion =>
 
 test("memory that was formatted can be opened, by its number, while it is alive", () => {
   const region = memoryOf(32);
-  const made = DomainMemory.format(region, layout.shapeOf(3, 32, 512));
+  const made = DomainMemory.format(region, layout.shapeOf(3, 32, { grantEntries: 512 }));
   assert.deepEqual(DomainMemory.open(region, 3).shape, made.shape);
   assert.throws(() => DomainMemory.open(region, 4), { code: "EINVAL" });
   made.markDead();
@@ -131,7 +131,10 @@ test("a header that is wrong in any word is refused", () => {
   for (const word of Object.values(Header)) {
     for (const value of hostile) {
       const region = memoryOf(32);
-      const { header, shape } = DomainMemory.format(region, layout.shapeOf(3, 32, 512));
+      const { header, shape } = DomainMemory.format(
+        region,
+        layout.shapeOf(3, 32, { grantEntries: 512 }),
+      );
       header[word] = value;
       try {
         const opened = DomainMemory.open(region, 3).shape;
@@ -161,7 +164,7 @@ test("a domain that its tables would fill is refused", () => {
     [1, 64, 4096 * 16],
     [1, 2 ** 22 + 1, 64],
   ] as const) {
-    assert.throws(() => layout.shapeOf(domid, pages, entries), RangeError);
+    assert.throws(() => layout.shapeOf(domid, pages, { grantEntries: entries }), RangeError);
   }
-  assert.equal(layout.shapeOf(1, 8, 64).firstFrame, 7);
+  assert.equal(layout.shapeOf(1, 8, { grantEntries: 64 }).firstFrame, 7);
 });

@@ -4,7 +4,7 @@ import { Reactor } from "../../../src/io/reactor.ts";
 import { PAGE_SIZE, type XenStore } from "../../../src/xen/domain.ts";
 import { EmbeddedDomain } from "../../../src/xen/embedded/domain.ts";
 import { DomainMemory } from "../../../src/xen/embedded/domain-memory.ts";
-import { shapeOf } from "../../../src/xen/embedded/layout.ts";
+import { type DomainLimits, shapeOf } from "../../../src/xen/embedded/layout.ts";
 import type { Neighbour } from "../../../src/xen/embedded/neighbours.ts";
 
 const noStore = { [Symbol.asyncDispose]: () => Promise.resolve() } as unknown as XenStore;
@@ -20,10 +20,10 @@ export class Village {
     return found?.memory.alive ? found : undefined;
   }
 
-  domain(domid: number, pages = 64, grantEntries = 64): EmbeddedDomain {
+  domain(domid: number, pages = 64, limits: DomainLimits = { grantEntries: 64 }): EmbeddedDomain {
     const bytes = new Uint8Array(new SharedArrayBuffer(pages * PAGE_SIZE));
     const region = new MemoryRegion(bytes, 0, () => this.unmapped.push(domid));
-    const memory = DomainMemory.format(region, shapeOf(domid, pages, grantEntries));
+    const memory = DomainMemory.format(region, shapeOf(domid, pages, limits));
     const domain = new EmbeddedDomain(memory, this, noStore, this.reactor);
     this.#houses.set(domid, domain);
     return domain;

@@ -1,12 +1,21 @@
 import assert from "node:assert/strict";
 import { execFile, execFileSync } from "node:child_process";
-import { ftruncateSync, mkdtempSync, openSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  ftruncateSync,
+  mkdtempSync,
+  openSync,
+  readSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import test, { after } from "node:test";
 import { promisify } from "node:util";
 import { createSharedMemory } from "../../../src/io/shared-memory.ts";
-import { GrantMapBatch, PAGE_SIZE } from "../../../src/xen/domain.ts";
+import { type ContiguousMapping, GrantMapBatch, PAGE_SIZE } from "../../../src/xen/domain.ts";
 import { DomainMemory } from "../../../src/xen/embedded/domain-memory.ts";
 import { EmbeddedMachine } from "../../../src/xen/embedded/index.ts";
 import { shapeOf } from "../../../src/xen/embedded/layout.ts";
@@ -55,6 +64,34 @@ test("a program in C is a domain: it maps, copies, is refused, and exchanges eve
   assert.equal(front.events.counters.delivered, 3);
 });
 
+test("a page of a memfd that is mapped read-only cannot be written to", async () => {
+  await using machine = await EmbeddedMachine.create();
+  const here = await machine.createDomain(0);
+  const peer = await machine.createDomain(1, { shared: true });
+  const pages = peer.grants.allocate(4)!;
+  for (let i = 0; i < 4; i++) pages.grant(i, 0, i < 2);
+  const [first, second, third, fourth] = pages.references as unknown as number[];
+  pages.region.bytes[pages.start] = 77;
+  const batch = new GrantMapBatch(1);
+  batch.count = 1;
+  batch.references[0] = first!;
+  batch.readOnly[0] = 1;
+  here.grants.map(1, batch);
+  const start = batch.starts[0]!;
+  const page = batch.regions[0]!.bytes.subarray(start, start + PAGE_SIZE);
+  using inOrder = here.grants.mapContiguous(1, [first!, second!], true) as ContiguousMapping;
+  using apart = here.grants.mapContiguous(1, [third!, first!], true) as ContiguousMapping;
+  using writable = here.grants.mapContiguous(1, [fourth!, third!], false) as ContiguousMapping;
+  assert.deepEqual([page[0], inOrder.bytes[0], apart.bytes[PAGE_SIZE]], [77, 77, 77]);
+  const zeroes = openSync("/dev/zero", "r");
+  after(() => closeSync(zeroes));
+  // The kernel answers; a store would end the process.
+  for (const bytes of [page, inOrder.bytes, apart.bytes]) {
+    assert.throws(() => readSync(zeroes, bytes), { code: "EFAULT" });
+  }
+  assert.equal(readSync(zeroes, writable.bytes), 2 * PAGE_SIZE);
+});
+
 test("the shim can be preloaded: it has what QEMU's xen-block asks of the libraries", () => {
   const library = join(scratch, "shim.so");
   const flags = ["-shared", "-fPIC", "-O2", "-Wall", "-Werror", "-o", library];
@@ -84,7 +121,7 @@ async function folder(): Promise<{ directory: string; memory: string; events: st
   const directory = mkdtempSync(join(scratch, "folder-"));
   const { region, descriptor } = createSharedMemory("domain-4", 64 * PAGE_SIZE);
   after(() => region[Symbol.dispose]());
-  DomainMemory.format(region, shapeOf(4, 64, 512));
+  DomainMemory.format(region, shapeOf(4, 64, { grantEntries: 512 }));
   const paths = await new MachineFolder(directory).addDomain(4, descriptor);
   return { directory, ...paths };
 }
@@ -166,7 +203,7 @@ test("a peer that fills every shared word with garbage disturbs neither us nor t
   for (let round = 0; round < 50; round++) {
     for (let i = 0; i < 9 * 1024; i++) words[i] = random();
     // Now and then the header is believable again.
-    if (round % 2 === 0) DomainMemory.format(region, shapeOf(2, 64, 64));
+    if (round % 2 === 0) DomainMemory.format(region, shapeOf(2, 64, { grantEntries: 64 }));
     batch.count = 16;
     batch.references.forEach((_, i) => {
       batch.references[i] = i;
