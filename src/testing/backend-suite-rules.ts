@@ -178,7 +178,11 @@ async function everySlot(bench: BackendBench, protocol: BlkifProtocol): Promise<
     // Several rounds, so that the indexes go round.
     for (let round = 0; round < 3; round++) {
       const batch: BlkifRequest[] = [];
-      for (let i = 0; i < size; i++) batch.push(frontend.transfer(BLKIF_OP_READ, 8 * (i % 64), 1));
+      // Every page in turn: Xen maps one no more than 128 times at once.
+      for (let i = 0; i < size; i++) {
+        const page = i % frontend.data.count;
+        batch.push(frontend.transfer(BLKIF_OP_READ, 8 * (i % 64), 1, page));
+      }
       for (const { idLow } of batch) waiting.add(idLow);
       frontend.send(...batch);
       for (let i = 0; i < size; i++) {
