@@ -36,6 +36,18 @@ export const XS_RESUME = 18;
 export const XS_SET_TARGET = 19;
 export const XS_RESET_WATCHES = 21;
 export const XS_DIRECTORY_PART = 22;
+export const XS_GET_FEATURE = 23;
+export const XS_SET_FEATURE = 24;
+export const XS_GET_QUOTA = 25;
+export const XS_SET_QUOTA = 26;
+
+/** The page of a ring has a field for the error that ended it. */
+const XENSTORE_SERVER_FEATURE_ERROR = 2;
+/** XS_WATCH takes a depth. */
+export const XENSTORE_SERVER_FEATURE_WATCHDEPTH = 4;
+/** What our daemon can do. */
+export const XENSTORE_SERVER_FEATURES: number =
+  XENSTORE_SERVER_FEATURE_ERROR | XENSTORE_SERVER_FEATURE_WATCHDEPTH;
 
 /** The errors that may cross the wire (xsd_errors): an XS_ERROR carries the name and a NUL. */
 export const XSD_ERRORS = [

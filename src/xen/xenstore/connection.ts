@@ -13,6 +13,7 @@ import {
 } from "../../wire/xenstore.ts";
 import { XenError } from "../domain.ts";
 import { Outbox } from "./outbox.ts";
+import { isPrivileged } from "./permissions.ts";
 import { answerRequest } from "./requests.ts";
 import { Session, type SessionOwner } from "./session.ts";
 import type { XenStoreState } from "./state.ts";
@@ -92,7 +93,7 @@ export class Connection implements SessionOwner {
       const message = this.#parser.next();
       if (message === undefined) break;
       this.#answer(message);
-      if (this.#outbox.bytes >= this.#state.limits.queuedBytes) {
+      if (this.#mustRead()) {
         this.#stalled = true;
         this.#transport.pause();
       }
@@ -100,6 +101,13 @@ export class Connection implements SessionOwner {
     if (this.#parser.broken) {
       this.close(new XenError("EPROTO", `domain ${this.domid} sent a message that is too long`));
     }
+  }
+
+  #mustRead(): boolean {
+    const { answers, bytes } = this.#outbox;
+    if (bytes >= this.#state.limits.queuedBytes) return true;
+    const { subject } = this.#session;
+    return !isPrivileged(subject) && answers >= subject.limit("outstanding");
   }
 
   /** Whether its domain has to wait; then the rest of its requests is for later. */
@@ -124,6 +132,7 @@ export class Connection implements SessionOwner {
 
   #answer(message: XenStoreMessage): void {
     const answer = answerRequest(this.#session, message);
+    this.#state.trace.request(this.domid, message, typeof answer === "string" ? answer : "OK");
     if (this.#ended) return;
     const { requestId, transactionId } = message;
     if (typeof answer === "string") {

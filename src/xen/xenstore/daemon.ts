@@ -20,6 +20,8 @@ export interface XenStoreDaemonOptions {
    * introduced always may. */
   readonly domainExists?: (domid: number) => boolean;
   readonly clock?: Clock;
+  /** Takes lines about requests, while a client has switched them on (CONTROL log), and what one prints. */
+  readonly onTrace?: (line: string) => void;
   /** Hears of clients that were disconnected for what they did. */
   readonly onClientLost?: (domid: number, reason: Error) => void;
 }
@@ -40,6 +42,7 @@ export class XenStoreDaemon implements AsyncDisposable {
       options.domainExists ?? (() => true),
       (domid) => this.#closeSockets(domid),
     );
+    this.#state.trace.sink = options.onTrace;
   }
 
   /** Clients connected now. */

@@ -1,5 +1,7 @@
 /** The domains that the daemon knows of, and what each holds of it: one place of accounting for all its clients. */
+import { XENSTORE_SERVER_FEATURES } from "../../wire/xenstore.ts";
 import { ConflictCredit } from "./conflict-credit.ts";
+import type { DomainLimits } from "./limits.ts";
 import { DOMID_FIRST_RESERVED, type Subject } from "./permissions.ts";
 
 export class KnownDomain implements Subject {
@@ -7,35 +9,64 @@ export class KnownDomain implements Subject {
   /** The domain whose rights it has too (XS_SET_TARGET). */
   target: number | undefined;
   introduced = false;
-  /** Its end was announced, and it was not resumed since. */
+  /** It has shut down, and @releaseDomain has been told. */
   shutdown = false;
+  /** XENSTORE_SERVER_FEATURE_* that it may use. */
+  features: number = XENSTORE_SERVER_FEATURES;
   watches = 0;
+  /** Of the paths and tokens of its watches. */
+  watchBytes = 0;
   transactions = 0;
   /** What it did to the transactions of others. */
   readonly conflicts: ConflictCredit = new ConflictCredit();
+  readonly #limits: DomainLimits;
+  readonly #own: { -readonly [Name in keyof DomainLimits]?: number } = {};
 
-  constructor(domid: number) {
+  /** `limits` are those that it has where it has none of its own; they may change. */
+  constructor(domid: number, limits: DomainLimits) {
     this.domid = domid;
+    this.#limits = limits;
+  }
+
+  /** Infinity where there is none. */
+  limit(name: keyof DomainLimits): number {
+    return this.#own[name] ?? this.#limits[name];
+  }
+
+  setLimit(name: keyof DomainLimits, value: number): void {
+    this.#own[name] = value;
   }
 }
 
 export class DomainTable {
   readonly #domains = new Map<number, KnownDomain>();
   readonly #exists: (domid: number) => boolean;
+  /** Of all domains that have none of their own. */
+  readonly #limits: { -readonly [Name in keyof DomainLimits]: number };
 
   /** `exists` asks the machine; it is not asked for domain 0 and for those that are introduced. */
-  constructor(exists: (domid: number) => boolean) {
+  constructor(exists: (domid: number) => boolean, limits: DomainLimits) {
     this.#exists = exists;
+    this.#limits = { ...limits };
     this.get(0).introduced = true;
   }
 
   get(domid: number): KnownDomain {
     let domain = this.#domains.get(domid);
     if (domain === undefined) {
-      domain = new KnownDomain(domid);
+      domain = new KnownDomain(domid, this.#limits);
       this.#domains.set(domid, domain);
     }
     return domain;
+  }
+
+  /** What domains have that have no limit of their own. */
+  limit(name: keyof DomainLimits): number {
+    return this.#limits[name];
+  }
+
+  setLimit(name: keyof DomainLimits, value: number): void {
+    this.#limits[name] = value;
   }
 
   isIntroduced(domid: number): boolean {

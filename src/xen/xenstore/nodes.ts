@@ -6,31 +6,17 @@
  * does not permit is EACCES, whatever the real reason (errno_from_parents).
  */
 import type { XsdError } from "../../wire/xenstore.ts";
-import type { XenStoreLimits } from "./limits.ts";
+import type { KnownDomain } from "./domains.ts";
 import { parentPath } from "./paths.ts";
-import {
-  accessOf,
-  isPrivileged,
-  OWN,
-  ownerOf,
-  type Permissions,
-  type Subject,
-  WRITE,
-} from "./permissions.ts";
-import type { TreeNode } from "./tree.ts";
+import { accessOf, isPrivileged, OWN, ownerOf, type Permissions, WRITE } from "./permissions.ts";
+import { nodeBytes, type TreeNode } from "./tree.ts";
 import type { View } from "./view.ts";
-import { readableBy } from "./watches.ts";
 
 /** Somebody who acts on a view of the tree, within limits. */
 export interface Actor {
-  readonly subject: Subject;
+  readonly subject: KnownDomain;
   readonly view: View;
-  readonly limits: XenStoreLimits;
 }
-
-/** What the header of a node and each of its permissions count for in `nodeBytes`, as in the C daemon. */
-const NODE_HEADER_BYTES = 24;
-const PERMISSION_BYTES = 8;
 
 /** The node, if `subject` has all of `need` there. */
 export function findNode(actor: Actor, path: string, need: number): TreeNode | XsdError {
@@ -48,6 +34,8 @@ export function writeNode(actor: Actor, path: string, value: Uint8Array): XsdErr
   if (node === "ENOENT") return makeNode(actor, path, value);
   if (typeof node === "string") return node;
   if (isTooBig(actor, node, { value })) return "ENOSPC";
+  const growth = value.length - node.value.length;
+  if (takesTooMuch(actor, ownerOf(node.permissions), growth)) return "ENOMEM";
   view.setValue(path, value);
   view.changed(path, false, []);
   return undefined;
@@ -89,22 +77,22 @@ export function setNodePermissions(
   path: string,
   permissions: Permissions,
 ): XsdError | undefined {
-  const { subject, view, limits } = actor;
-  if (!isPrivileged(subject) && permissions.length > limits.permissions) return "ENOSPC";
+  const { subject, view } = actor;
   const node = findNode(actor, path, WRITE | OWN);
   if (typeof node === "string") return node;
   // A domain that could give nodes away could make others exceed their limits (XSA-352).
   if (!isPrivileged(subject) && ownerOf(permissions) !== ownerOf(node.permissions)) return "EPERM";
   if (isTooBig(actor, node, { permissions })) return "ENOSPC";
-  const before = readableBy(view, path);
+  const before = view.readable(path);
   view.setPermissions(path, permissions);
-  view.changed(path, false, before);
+  // Of special nodes, that would say that a domain came or went.
+  if (!path.startsWith("@")) view.changed(path, false, before);
   return undefined;
 }
 
 /** Makes a node and those missing above it: with the permissions of the nearest one above, but the maker's own. */
 function makeNode(actor: Actor, path: string, value: Uint8Array): XsdError | undefined {
-  const { subject, view, limits } = actor;
+  const { subject, view } = actor;
   const nearest = nearestAbove(view, path);
   if (nearest === undefined) return "EINVAL";
   const names = path.slice(nearest.path === "/" ? 1 : nearest.path.length + 1).split("/");
@@ -113,7 +101,7 @@ function makeNode(actor: Actor, path: string, value: Uint8Array): XsdError | und
     ? nearest.node.permissions
     : [{ ...owner, domid: subject.domid }, ...others];
   if (!isPrivileged(subject)) {
-    if (view.owned(subject.domid) + names.length > limits.nodes) return "ENOSPC";
+    if (view.owned(subject.domid) + names.length > subject.limit("nodes")) return "ENOSPC";
     const childrenBytes = nearest.node.childrenBytes + (names[0] as string).length + 1;
     if (isTooBig(actor, nearest.node, { childrenBytes })) return "ENOSPC";
     const innerBytes = Math.max(0, ...names.slice(1).map((name) => name.length + 1));
@@ -121,6 +109,9 @@ function makeNode(actor: Actor, path: string, value: Uint8Array): XsdError | und
     if (isTooBig(actor, made, {}) || isTooBig(actor, made, { value, childrenBytes: 0 })) {
       return "ENOSPC";
     }
+    const growth =
+      names.length * (nearest.path.length + nodeBytes(made)) + path.length + value.length;
+    if (takesTooMuch(actor, subject.domid, growth)) return "ENOMEM";
   }
   let parent = nearest.path === "/" ? "" : nearest.path;
   for (const [index, name] of names.entries()) {
@@ -133,12 +124,16 @@ function makeNode(actor: Actor, path: string, value: Uint8Array): XsdError | und
 
 type NodeSize = Pick<TreeNode, "value" | "permissions" | "childrenBytes">;
 
-function isTooBig({ subject, limits }: Actor, node: NodeSize, changes: Partial<NodeSize>): boolean {
+function isTooBig({ subject }: Actor, node: NodeSize, changes: Partial<NodeSize>): boolean {
   if (isPrivileged(subject)) return false;
-  const { value, permissions, childrenBytes } = { ...node, ...changes };
-  const bytes =
-    NODE_HEADER_BYTES + permissions.length * PERMISSION_BYTES + value.length + childrenBytes;
-  return bytes > limits.nodeBytes;
+  const { value, permissions, childrenBytes } = node;
+  return nodeBytes({ value, permissions, childrenBytes, ...changes }) >= subject.limit("nodeBytes");
+}
+
+/** Whether `growth` more bytes of nodes of `owner` are more than the actor may cause. */
+function takesTooMuch({ subject, view }: Actor, owner: number, growth: number): boolean {
+  if (isPrivileged(subject) || growth <= 0) return false;
+  return view.ownedBytes(owner) + subject.watchBytes + growth > subject.limit("memoryBytes");
 }
 
 /** The lowest node that is there, strictly above `path` ("/" is above itself). */

@@ -36,6 +36,7 @@ export class Outbox {
   #queue: Waiting[] = [];
   #bytes = 0;
   #eventBytes = 0;
+  #answers = 0;
   readonly #events = new Map<Watch, WatchEvents>();
 
   constructor(maxEventBytes: number) {
@@ -47,12 +48,18 @@ export class Outbox {
     return this.#bytes;
   }
 
+  /** Answers that wait. */
+  get answers(): number {
+    return this.#answers;
+  }
+
   /** One event for each watch is more than events may take. */
   get overfull(): boolean {
     return this.#eventBytes > this.#maxEventBytes;
   }
 
   answer(message: XenStoreMessage): void {
+    this.#answers++;
     this.#push({ bytes: encodeXenStoreMessage(message), watch: undefined, path: "" });
   }
 
@@ -83,6 +90,7 @@ export class Outbox {
     this.#queue = [];
     this.#events.clear();
     this.#bytes = 0;
+    this.#answers = 0;
     this.#eventBytes = 0;
   }
 
@@ -112,7 +120,10 @@ export class Outbox {
 
   #forget({ bytes, watch, path }: Waiting): void {
     this.#bytes -= bytes.length;
-    if (watch === undefined) return;
+    if (watch === undefined) {
+      this.#answers--;
+      return;
+    }
     this.#eventBytes -= bytes.length;
     const waiting = this.#events.get(watch)!;
     waiting.count--;

@@ -14,20 +14,24 @@ export function domainPath(domid: number): string {
   return `/local/domain/${domid}`;
 }
 
-/** The absolute form of what a client of `domid` wrote; undefined where it is no path. `special` admits "@...". */
-export function canonicalPath(text: string, domid: number, special = false): string | undefined {
+/** The absolute form of what a client of `domid` wrote; undefined where it is no path, or has more than `characters`
+ * below the directory of a domain. `special` admits "@...". */
+export function canonicalPath(
+  text: string,
+  domid: number,
+  special = false,
+  characters: number = XENSTORE_REL_PATH_MAX,
+): string | undefined {
   if (!/^[-\w/@]+$/.test(text)) return undefined;
   if (text.startsWith("@")) {
-    return special && text.length <= XENSTORE_REL_PATH_MAX && !/\/$|\/\//.test(text)
-      ? text
-      : undefined;
+    return special && text.length <= characters && !/\/$|\/\//.test(text) ? text : undefined;
   }
   const path = text.startsWith("/") ? text : `${domainPath(domid)}/${text}`;
   if (path === "/") return path;
   if (path.endsWith("/") || path.includes("//")) return undefined;
   // The limit is on what follows the domain's directory, so that a path is as good absolute as relative (XSA-323).
   const prefix = /^\/local\/domain\/\d{1,5}\//.exec(path)?.[0].length ?? 0;
-  if (path.length - prefix > XENSTORE_REL_PATH_MAX) return undefined;
+  if (path.length - prefix > characters) return undefined;
   return path.length <= XENSTORE_ABS_PATH_MAX ? path : undefined;
 }
 

@@ -9,7 +9,12 @@ export const READ = 1;
 export const WRITE = 2;
 export const OWN = 4;
 
-export type Permissions = readonly [XenStorePermission, ...XenStorePermission[]];
+interface Entry extends XenStorePermission {
+  /** It names a domain that was not there, or has died: shown, but worth nothing to a later domain of that number. */
+  readonly gone?: true;
+}
+
+export type Permissions = readonly [Entry, ...Entry[]];
 
 /** Whose rights count: a domain, and the one it serves as device model (XS_SET_TARGET). */
 export interface Subject {
@@ -39,14 +44,20 @@ export function accessOf(subject: Subject, permissions: Permissions): number {
   const [owner, ...others] = permissions;
   const names = (domid: number): boolean => domid === subject.domid || domid === subject.target;
   if (isPrivileged(subject) || names(owner.domid)) return READ | WRITE | OWN;
-  const entry = others.find(({ domid }) => names(domid)) ?? owner;
+  const entry = others.find(({ domid, gone }) => gone !== true && names(domid)) ?? owner;
   return bits[entry.access];
 }
 
-/** The same list without what it gives to `domid`, which must not be its owner. */
-export function withoutDomain(permissions: Permissions, domid: number): Permissions {
+/** The same list, worth nothing to domains for which `exists` says no. The owner must exist. */
+export function withoutDomains(
+  permissions: Permissions,
+  exists: (domid: number) => boolean,
+): Permissions {
   const [owner, ...others] = permissions;
-  return [owner, ...others.filter((entry) => entry.domid !== domid)];
+  return [
+    owner,
+    ...others.map((entry): Entry => (exists(entry.domid) ? entry : { ...entry, gone: true })),
+  ];
 }
 
 export function formatPermission({ domid, access }: XenStorePermission): string {

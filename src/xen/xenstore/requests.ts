@@ -7,12 +7,15 @@ import {
   decodeXenStoreStrings,
   encodeXenStoreStrings,
   XENSTORE_PAYLOAD_MAX,
+  XENSTORE_SERVER_FEATURE_WATCHDEPTH,
   type XenStoreMessage,
   XS_CONTROL,
   XS_DIRECTORY,
   XS_DIRECTORY_PART,
   XS_GET_DOMAIN_PATH,
+  XS_GET_FEATURE,
   XS_GET_PERMS,
+  XS_GET_QUOTA,
   XS_INTRODUCE,
   XS_IS_DOMAIN_INTRODUCED,
   XS_MKDIR,
@@ -21,7 +24,9 @@ import {
   XS_RESET_WATCHES,
   XS_RESUME,
   XS_RM,
+  XS_SET_FEATURE,
   XS_SET_PERMS,
+  XS_SET_QUOTA,
   XS_SET_TARGET,
   XS_TRANSACTION_END,
   XS_TRANSACTION_START,
@@ -30,40 +35,31 @@ import {
   XS_WRITE,
   type XsdError,
 } from "../../wire/xenstore.ts";
+import { control } from "./control.ts";
 import {
-  type Actor,
-  findNode,
-  makeDirectory,
-  removeNode,
-  setNodePermissions,
-  writeNode,
-} from "./nodes.ts";
+  getDomainPath,
+  getFeature,
+  getQuota,
+  introduce,
+  isDomainIntroduced,
+  release,
+  resume,
+  setFeature,
+  setQuota,
+  setTarget,
+} from "./domain-requests.ts";
+import { findNode, makeDirectory, removeNode, setNodePermissions, writeNode } from "./nodes.ts";
 import { canonicalPath, domainPath } from "./paths.ts";
 import {
-  DOMID_FIRST_RESERVED,
   formatPermission,
   isPrivileged,
-  type Permissions,
   parsePermission,
   READ,
+  withoutDomains,
 } from "./permissions.ts";
-import type { Session } from "./session.ts";
-import type { Tree } from "./tree.ts";
+import { type Answer, numberOf, OK, type Request } from "./request.ts";
+import { type Session, watchBytes } from "./session.ts";
 import type { View } from "./view.ts";
-
-/** The payload of the answer, or the error; `afterwards` runs when the answer is queued. */
-export type Answer = Uint8Array | XsdError | { payload: Uint8Array; afterwards(): void };
-
-interface Request {
-  readonly session: Session;
-  readonly actor: Actor;
-  readonly transactionId: number;
-  readonly payload: Uint8Array;
-  /** Those of the payload that a NUL ends. */
-  readonly strings: readonly string[];
-  /** The payload's only string, with nothing after it. */
-  readonly only: string | undefined;
-}
 
 interface Handler {
   readonly answer: (request: Request) => Answer;
@@ -72,10 +68,6 @@ interface Handler {
   /** The transaction id is not looked at. */
   readonly outside?: true;
 }
-
-const OK = encodeXenStoreStrings(["OK"]);
-/** DOMID_SELF of xen.h. */
-const DOMID_SELF = 0x7ff0;
 
 const handlers: ReadonlyMap<number, Handler> = new Map<number, Handler>([
   [XS_CONTROL, { answer: control, privileged: true }],
@@ -98,6 +90,10 @@ const handlers: ReadonlyMap<number, Handler> = new Map<number, Handler>([
   [XS_SET_TARGET, { answer: setTarget, privileged: true }],
   [XS_RESET_WATCHES, { answer: resetWatches }],
   [XS_DIRECTORY_PART, { answer: directoryPart }],
+  [XS_GET_FEATURE, { answer: getFeature }],
+  [XS_SET_FEATURE, { answer: setFeature, privileged: true }],
+  [XS_GET_QUOTA, { answer: getQuota, privileged: true }],
+  [XS_SET_QUOTA, { answer: setQuota, privileged: true }],
 ]);
 
 export function answerRequest(session: Session, message: XenStoreMessage): Answer {
@@ -109,9 +105,9 @@ export function answerRequest(session: Session, message: XenStoreMessage): Answe
   if (view === undefined) return "ENOENT";
   const transaction = handler.outside ? undefined : session.transaction(transactionId);
   session.state.tree.author = session.subject.domid;
-  if (transaction?.overflowed && type !== XS_TRANSACTION_END) return "ENOSPC";
+  transaction?.beginRequest();
   const answer = handler.answer(readRequest(session, view, message));
-  if (transaction?.overflowed && type !== XS_TRANSACTION_END) return "ENOSPC";
+  if (transaction?.refusal !== undefined) return transaction.refusal;
   const tooLong = answer instanceof Uint8Array && answer.length > XENSTORE_PAYLOAD_MAX;
   return tooLong ? "E2BIG" : answer;
 }
@@ -120,7 +116,7 @@ function readRequest(session: Session, view: View, message: XenStoreMessage): Re
   const { transactionId, payload } = message;
   const strings = decodeXenStoreStrings(payload);
   const whole = strings.length === 1 && payload.at(-1) === 0;
-  const actor = { subject: session.subject, view, limits: session.state.limits };
+  const actor = { subject: session.subject, view };
   const only = whole ? strings[0] : undefined;
   return { session, actor, transactionId, payload, strings, only };
 }
@@ -130,7 +126,9 @@ function pathOf(
   text: string | undefined,
   special = false,
 ): string | undefined {
-  return text === undefined ? undefined : canonicalPath(text, session.subject.domid, special);
+  return text === undefined
+    ? undefined
+    : canonicalPath(text, session.subject.domid, special, session.subject.limit("pathCharacters"));
 }
 
 function done(error: XsdError | undefined): Answer {
@@ -202,33 +200,37 @@ function getPermissions(request: Request): Answer {
 }
 
 function setPermissions(request: Request): Answer {
+  const { subject, state } = request.session;
   const [text, ...words] = request.strings;
+  if (!isPrivileged(subject) && words.length > subject.limit("permissions")) return "ENOSPC";
   const parsed = words.map(parsePermission).filter((permission) => permission !== undefined);
   const [owner, ...others] = parsed;
   if (owner === undefined || parsed.length !== words.length) return "EINVAL";
+  const exists = (domid: number): boolean => state.domains.exists(domid);
+  if (!exists(owner.domid)) return "ENOENT";
   const path = pathOf(request, text, true);
   if (path === undefined) return "EINVAL";
   // What is given to a domain that does not exist would be inherited by a later one of that number.
-  const { domains } = request.session.state;
-  if (!domains.exists(owner.domid)) return "ENOENT";
-  const permissions: Permissions = [owner, ...others.filter(({ domid }) => domains.exists(domid))];
-  return done(setNodePermissions(request.actor, path, permissions));
+  return done(setNodePermissions(request.actor, path, withoutDomains([owner, ...others], exists)));
 }
 
 /** PATH, TOKEN and, in the newer protocol, DEPTH. */
 function watch(request: Request): Answer {
   const { session } = request;
   const { subject, state } = session;
-  const [text = "", token = "", depthText] = request.strings;
+  const [text = "", token = "", ...others] = request.strings;
   const path = pathOf(request, text, true);
-  if (request.strings.length < 2 || request.strings.length > 3 || path === undefined) {
-    return "EINVAL";
-  }
-  if (depthText !== undefined && !/^\d{1,5}$/.test(depthText)) return "EINVAL";
+  const depth = numberOf(others[0]);
+  const deep = (subject.features & XENSTORE_SERVER_FEATURE_WATCHDEPTH) !== 0;
+  const known = others.length === 0 || (deep && others.length === 1 && depth !== undefined);
+  if (request.strings.length < 2 || !known || path === undefined) return "EINVAL";
   if (session.hasWatch(path, token)) return "EEXIST";
-  if (!isPrivileged(subject) && subject.watches >= state.limits.watches) return "E2BIG";
+  if (!isPrivileged(subject)) {
+    if (subject.watches > subject.limit("watches")) return "E2BIG";
+    const bytes = state.tree.ownedBytes(subject.domid) + subject.watchBytes;
+    if (bytes + watchBytes({ path, token }) > subject.limit("memoryBytes")) return "ENOMEM";
+  }
   const prefix = /^[/@]/.test(text) ? "" : `${domainPath(subject.domid)}/`;
-  const depth = depthText === undefined ? undefined : Number(depthText);
   const added = session.addWatch({ path, token, prefix, depth });
   // The first event comes at once, so that a client need not look before it waits.
   return { payload: OK, afterwards: () => session.deliver(added, path) };
@@ -247,9 +249,11 @@ function resetWatches({ session }: Request): Answer {
 }
 
 function startTransaction({ session, transactionId }: Request): Answer {
-  const { subject, state } = session;
+  const { subject } = session;
   if (transactionId !== 0) return "EBUSY";
-  if (!isPrivileged(subject) && subject.transactions >= state.limits.transactions) return "ENOSPC";
+  if (!isPrivileged(subject) && subject.transactions > subject.limit("transactions")) {
+    return "ENOSPC";
+  }
   return encodeXenStoreStrings([String(session.openTransaction())]);
 }
 
@@ -267,79 +271,4 @@ function endTransaction({ session, transactionId, only }: Request): Answer {
   const bounded = !isPrivileged(subject);
   state.watches.fireAll(changes, bounded ? state.limits.commitPathBytes : Number.POSITIVE_INFINITY);
   return OK;
-}
-
-function domidOf(text: string | undefined): number | undefined {
-  return text !== undefined && /^\d{1,5}$/.test(text) ? Number(text) : undefined;
-}
-
-/** DOMID, GFN and PORT of its ring, which we do not map: domains connect to us by other ways. */
-function introduce({ session, strings }: Request): Answer {
-  const domid = domidOf(strings[0]);
-  const port = Number(strings[2] ?? 0);
-  if (domid === undefined || domid >= DOMID_FIRST_RESERVED || !(port > 0)) return "EINVAL";
-  session.state.introduce(domid);
-  return OK;
-}
-
-function introducedDomain({ session, only }: Request): number | XsdError {
-  const domid = domidOf(only);
-  if (domid === undefined || domid === 0) return "EINVAL";
-  return session.state.domains.isIntroduced(domid) ? domid : "ENOENT";
-}
-
-function release(request: Request): Answer {
-  const domid = introducedDomain(request);
-  if (typeof domid === "string") return domid;
-  request.session.state.release(domid);
-  return OK;
-}
-
-/** Shutting down is not ours to notice, so there is nothing to take back. */
-function resume(request: Request): Answer {
-  const domid = introducedDomain(request);
-  if (typeof domid === "string") return domid;
-  request.session.state.domains.get(domid).shutdown = false;
-  return OK;
-}
-
-function setTarget({ session, strings }: Request): Answer {
-  const domid = domidOf(strings[0]);
-  const target = domidOf(strings[1]);
-  if (domid === undefined || target === undefined) return "EINVAL";
-  const { domains } = session.state;
-  if (!domains.isIntroduced(domid) || !domains.isIntroduced(target)) return "ENOENT";
-  domains.get(domid).target = target;
-  return OK;
-}
-
-function getDomainPath({ only }: Request): Answer {
-  const domid = domidOf(only);
-  return domid === undefined ? "EINVAL" : encodeXenStoreStrings([domainPath(domid)]);
-}
-
-function isDomainIntroduced({ session, only }: Request): Answer {
-  const domid = domidOf(only);
-  if (domid === undefined) return "EINVAL";
-  const known = domid === DOMID_SELF || session.state.domains.isIntroduced(domid);
-  return encodeXenStoreStrings([known ? "T" : "F"]);
-}
-
-function control({ session, strings }: Request): Answer {
-  if (strings[0] === "help") return encodeXenStoreStrings(["check help"]);
-  if (strings[0] !== "check") return "EINVAL";
-  return encodeXenStoreStrings([checkTree(session.state.tree)]);
-}
-
-/** Whether what the tree keeps beside its nodes agrees with them. */
-function checkTree(tree: Tree): string {
-  const owned = new Map<number, number>();
-  for (const path of ["/", "@introduceDomain", "@releaseDomain"]) {
-    for (const { node } of tree.below(path)) {
-      const [{ domid }] = node.permissions;
-      owned.set(domid, (owned.get(domid) ?? 0) + 1);
-    }
-  }
-  const wrong = [...owned].filter(([domid, count]) => tree.owned(domid) !== count);
-  return wrong.length === 0 ? "OK" : `nodes of domains ${wrong.map(([domid]) => domid)} miscounted`;
 }

@@ -4,6 +4,7 @@
  * Invariant: each is counted for the client's domain while it is open, and given back exactly once (XSA-330, 484).
  */
 import type { KnownDomain } from "./domains.ts";
+import type { DomainLimits } from "./limits.ts";
 import type { XenStoreState } from "./state.ts";
 import { Transaction } from "./transaction.ts";
 import type { View } from "./view.ts";
@@ -47,12 +48,12 @@ export class Session implements Watcher {
 
   openTransaction(): number {
     const { domid } = this.subject;
-    const { limits, tree } = this.state;
-    const bounded = domid !== 0;
-    const transaction = new Transaction(tree, {
+    const bound = (name: keyof DomainLimits): number =>
+      domid === 0 ? Number.POSITIVE_INFINITY : this.subject.limit(name);
+    const transaction = new Transaction(this.state.tree, {
       domid,
-      touchedNodes: bounded ? limits.transactionNodes : Number.POSITIVE_INFINITY,
-      ownedNodes: bounded ? limits.nodes : Number.POSITIVE_INFINITY,
+      touchedNodes: bound("transactionNodes"),
+      ownedNodes: bound("nodes"),
     });
     while (this.#nextTransaction === 0 || this.#transactions.has(this.#nextTransaction)) {
       this.#nextTransaction = (this.#nextTransaction + 1) >>> 0;
@@ -76,6 +77,7 @@ export class Session implements Watcher {
     const added = this.state.watches.add({ ...watch, watcher: this });
     this.#watches.set(watchKey(watch.path, watch.token), added);
     this.subject.watches++;
+    this.subject.watchBytes += watchBytes(watch);
     return added;
   }
 
@@ -87,6 +89,7 @@ export class Session implements Watcher {
     this.#watches.delete(key);
     this.state.watches.remove(watch);
     this.subject.watches--;
+    this.subject.watchBytes -= watchBytes(watch);
     return true;
   }
 
@@ -111,4 +114,9 @@ export class Session implements Watcher {
 /** No path has a NUL. */
 function watchKey(path: string, token: string): string {
   return `${path}\0${token}`;
+}
+
+/** What a watch counts for in the memory of its domain. */
+export function watchBytes({ path, token }: { path: string; token: string }): number {
+  return path.length + token.length;
 }

@@ -8,8 +8,9 @@ import { DomainTable } from "./domains.ts";
 import type { XenStoreLimits } from "./limits.ts";
 import { removeTree } from "./nodes.ts";
 import { INTRODUCE_DOMAIN, RELEASE_DOMAIN } from "./paths.ts";
-import { ownerOf, PRIVATE, withoutDomain } from "./permissions.ts";
+import { ownerOf, PRIVATE, withoutDomains } from "./permissions.ts";
 import type { Session } from "./session.ts";
+import { TraceLog } from "./trace-log.ts";
 import { Tree } from "./tree.ts";
 import { DirectView } from "./view.ts";
 import { WatchTable } from "./watches.ts";
@@ -22,6 +23,7 @@ export class XenStoreState {
   readonly domains: DomainTable;
   readonly limits: XenStoreLimits;
   readonly clock: Clock;
+  readonly trace: TraceLog = new TraceLog();
   readonly #released: (domid: number) => void;
 
   /** `released` hears of each domain that dies, after its sessions have ended. */
@@ -34,7 +36,7 @@ export class XenStoreState {
     this.limits = limits;
     this.clock = clock;
     this.#released = released;
-    this.domains = new DomainTable(domainExists);
+    this.domains = new DomainTable(domainExists, limits);
     // As the C daemon begins: toolstacks look for it.
     for (const path of ["/tool", "/tool/xenstored"]) this.tree.create(path, PRIVATE);
   }
@@ -44,7 +46,7 @@ export class XenStoreState {
     const domain = this.domains.get(domid);
     if (domain.introduced) return;
     domain.introduced = true;
-    this.#fireSpecial(INTRODUCE_DOMAIN);
+    this.#fireSpecial(INTRODUCE_DOMAIN, domid);
   }
 
   /** A domain was shut down, which is told once until it is resumed (check_domain of the C daemon). */
@@ -52,7 +54,7 @@ export class XenStoreState {
     const domain = this.domains.get(domid);
     if (!domain.introduced || domain.shutdown) return;
     domain.shutdown = true;
-    this.#fireSpecial(RELEASE_DOMAIN);
+    this.#fireSpecial(RELEASE_DOMAIN, domid);
   }
 
   /** A domain died: all that was its own goes, so that the next domain of that number inherits nothing (XSA-322). */
@@ -67,7 +69,7 @@ export class XenStoreState {
     this.#released(domid);
     this.domains.delete(domid);
     this.#removeTraces(domid);
-    if (wasIntroduced) this.#fireSpecial(RELEASE_DOMAIN);
+    if (wasIntroduced) this.#fireSpecial(RELEASE_DOMAIN, domid);
   }
 
   /** `culprits` made changes that a transaction of `domid` met. Nobody holds back domain 0. */
@@ -80,16 +82,19 @@ export class XenStoreState {
 
   #removeTraces(domid: number): void {
     const everywhere = ["/", INTRODUCE_DOMAIN, RELEASE_DOMAIN].flatMap((path) =>
-      this.tree.below(path),
+      this.tree.from(path),
     );
     // From the top: what lies below a removed node is gone by the time it is looked at.
-    for (const { path } of everywhere.reverse()) {
+    for (const { path } of everywhere) {
       const permissions = this.tree.get(path)?.permissions;
       if (permissions === undefined || !permissions.some((entry) => entry.domid === domid)) {
         continue;
       }
       if (ownerOf(permissions) !== domid) {
-        this.tree.setPermissions(path, withoutDomain(permissions, domid));
+        this.tree.setPermissions(
+          path,
+          withoutDomains(permissions, (other) => other !== domid),
+        );
       } else if (path === "/" || path.startsWith("@")) {
         this.tree.setPermissions(path, PRIVATE);
       } else {
@@ -98,7 +103,8 @@ export class XenStoreState {
     }
   }
 
-  #fireSpecial(path: string): void {
-    this.view.changed(path, true, []);
+  #fireSpecial(path: string, domid: number): void {
+    const permissions = this.tree.get(path)?.permissions ?? PRIVATE;
+    this.watches.fireSpecial(path, domid, permissions);
   }
 }

@@ -43,6 +43,7 @@ export class Transaction implements View {
   readonly #culprits = new Set<number>();
   #conflict = false;
   #overflow = false;
+  #refusal: "ENOSPC" | "EIO" | undefined;
 
   constructor(tree: Tree, bounds: TransactionBounds) {
     this.#beginning = tree.snapshot();
@@ -50,9 +51,14 @@ export class Transaction implements View {
     this.#bounds = bounds;
   }
 
-  /** It touched more nodes than it may, and can only be abandoned. */
-  get overflowed(): boolean {
-    return this.#overflow;
+  /** Of the requests that name it; `refusal` is about the one that began last. */
+  beginRequest(): void {
+    this.#refusal = undefined;
+  }
+
+  /** The request needs more nodes than the transaction may touch. From then on it can only be abandoned. */
+  get refusal(): "ENOSPC" | "EIO" | undefined {
+    return this.#refusal;
   }
 
   /** After EAGAIN: the domains whose changes it met. */
@@ -61,8 +67,12 @@ export class Transaction implements View {
   }
 
   get(path: string): TreeNode | undefined {
-    this.#touch(path);
-    return this.#picture.get(path);
+    return this.#touch(path) ? this.#picture.get(path) : undefined;
+  }
+
+  /** That of each node was kept when it was touched. */
+  readable(): readonly Permissions[] {
+    return [];
   }
 
   listed(path: string): void {
@@ -75,30 +85,36 @@ export class Transaction implements View {
     return this.#picture.owned(domid);
   }
 
+  ownedBytes(domid: number): number {
+    return this.#picture.ownedBytes(domid);
+  }
+
   create(path: string, permissions: Permissions, value?: Uint8Array): void {
-    this.#touch(path);
-    this.#touch(parentPath(path));
+    if (!this.#touch(path) || !this.#touch(parentPath(path)) || this.#refusal !== undefined) return;
     this.#picture.create(path, permissions, value);
     this.#changed.delete(path);
     this.#changed.set(path, true);
   }
 
   setValue(path: string, value: Uint8Array): void {
-    this.#touch(path);
+    if (!this.#touch(path)) return;
     this.#picture.setValue(path, value);
     this.#change(path);
   }
 
   setPermissions(path: string, permissions: Permissions): void {
-    this.#touch(path);
+    if (!this.#touch(path)) return;
     this.#picture.setPermissions(path, permissions);
     this.#change(path);
   }
 
   remove(path: string): PlacedNode[] {
-    this.#touch(parentPath(path));
+    if (!this.#touch(parentPath(path))) return [];
     for (const node of this.#picture.below(path)) this.listed(node.path);
-    if (this.#overflow) return [];
+    if (this.#refusal !== undefined) {
+      this.#refusal = "EIO";
+      return [];
+    }
     const removed = this.#picture.remove(path);
     for (const node of removed) this.#change(node.path);
     return removed;
@@ -158,7 +174,8 @@ export class Transaction implements View {
       // What was made and removed again was never there for anybody else.
       const seen = generation !== undefined || tree.get(path) !== undefined;
       if (exact === undefined || !seen) continue;
-      changes.push({ path, exact, readable: [...readable, ...readableBy(tree, path)] });
+      const after = tree.get(path) === undefined ? [] : readableBy(tree, path);
+      changes.push({ path, exact, readable: [...readable, ...after] });
     }
     return changes;
   }
@@ -178,20 +195,23 @@ export class Transaction implements View {
     if (!this.#changed.has(path)) this.#changed.set(path, false);
   }
 
-  #touch(path: string): void {
-    if (this.#touched.has(path) || this.#overflow) return;
+  /** False where it is one too many. */
+  #touch(path: string): boolean {
+    if (this.#touched.has(path)) return true;
     if (this.#touched.size >= this.#bounds.touchedNodes) {
       this.#overflow = true;
-      return;
+      this.#refusal = "ENOSPC";
+      return false;
     }
     const node = this.#beginning.get(path);
     this.#touched.set(path, {
       generation: node?.generation,
       listingGeneration: node?.listingGeneration,
       listed: false,
-      readable: readableBy(this.#beginning, path),
+      readable: node === undefined ? [] : [node.permissions],
       exact: undefined,
     });
+    return true;
   }
 }
 

@@ -30,6 +30,21 @@ export interface PlacedNode {
 }
 
 const EMPTY = new Uint8Array(0);
+/** What the header of a node and each of its permissions count for, as in the C daemon. */
+const NODE_HEADER_BYTES = 24;
+const PERMISSION_BYTES = 8;
+
+/** Bytes of a node, without its path. */
+export function nodeBytes(node: Pick<TreeNode, "value" | "permissions" | "childrenBytes">): number {
+  const { value, permissions, childrenBytes } = node;
+  return NODE_HEADER_BYTES + permissions.length * PERMISSION_BYTES + value.length + childrenBytes;
+}
+
+/** What one domain owns of a tree. */
+interface Owned {
+  readonly nodes: number;
+  readonly bytes: number;
+}
 
 class Node implements TreeNode {
   readonly children: Map<string, Node>;
@@ -67,9 +82,9 @@ export class Tree {
   #top: Node;
   #holder: object;
   #generation: number;
-  readonly #owned: Map<number, number>;
+  readonly #owned: Map<number, Owned>;
 
-  private constructor(top: Node, holder: object, generation: number, owned: Map<number, number>) {
+  private constructor(top: Node, holder: object, generation: number, owned: Map<number, Owned>) {
     this.#top = top;
     this.#holder = holder;
     this.#generation = generation;
@@ -101,7 +116,12 @@ export class Tree {
 
   /** Nodes that `domid` owns. */
   owned(domid: number): number {
-    return this.#owned.get(domid) ?? 0;
+    return this.#owned.get(domid)?.nodes ?? 0;
+  }
+
+  /** Bytes of the nodes that `domid` owns, with their paths. */
+  ownedBytes(domid: number): number {
+    return this.#owned.get(domid)?.bytes ?? 0;
   }
 
   /** Makes a node; its parent must be there and not have it. */
@@ -117,20 +137,22 @@ export class Tree {
     parent.children.set(name, node);
     parent.childrenBytes += name.length + 1;
     this.#stampListing(parent);
-    this.#count(ownerOf(permissions), 1);
+    this.#count(ownerOf(permissions), 1, path.length + nodeBytes(node));
+    this.#countListing(parent, name.length + 1);
   }
 
   setValue(path: string, value: Uint8Array): void {
     const node = this.#own(pathSegments(path));
+    this.#count(ownerOf(node.permissions), 0, value.length - node.value.length);
     node.value = value;
     this.#stamp(node);
   }
 
   setPermissions(path: string, permissions: Permissions): void {
     const node = this.#own(pathSegments(path));
-    this.#count(ownerOf(node.permissions), -1);
-    this.#count(ownerOf(permissions), 1);
+    this.#count(ownerOf(node.permissions), -1, -path.length - nodeBytes(node));
     node.permissions = permissions;
+    this.#count(ownerOf(permissions), 1, path.length + nodeBytes(node));
     this.#stamp(node);
   }
 
@@ -142,24 +164,40 @@ export class Tree {
     parent.children.delete(name);
     parent.childrenBytes -= name.length + 1;
     this.#stampListing(parent);
-    for (const { node } of removed) this.#count(ownerOf(node.permissions), -1);
+    this.#countListing(parent, -name.length - 1);
+    for (const { path: below, node } of removed) {
+      this.#count(ownerOf(node.permissions), -1, -below.length - nodeBytes(node));
+    }
     return removed;
   }
 
   /** A node and everything below it, children before their parents. */
   below(path: string): PlacedNode[] {
+    // Parents were found before their children, and siblings from the last to the first.
+    return this.#placed(path, (children) => children).reverse();
+  }
+
+  /** A node and everything below it, parents before their children. */
+  from(path: string): PlacedNode[] {
+    return this.#placed(path, (children) => children.reverse());
+  }
+
+  /** Parents before children, which are looked at from the last to the first that `order` gives. */
+  #placed(path: string, order: (children: PlacedNode[]) => PlacedNode[]): PlacedNode[] {
     const node = this.get(path);
     if (node === undefined) return [];
     const found: PlacedNode[] = [];
     const waiting: PlacedNode[] = [{ path, node }];
     for (let next = waiting.pop(); next !== undefined; next = waiting.pop()) {
+      const { path: above } = next;
       found.push(next);
-      for (const [name, child] of next.node.children) {
-        waiting.push({ path: childPath(next.path, name), node: child });
-      }
+      const children = Array.from(next.node.children, ([name, child]) => ({
+        path: childPath(above, name),
+        node: child,
+      }));
+      for (const child of order(children)) waiting.push(child);
     }
-    // Parents were found before their children, and siblings from the last to the first.
-    return found.reverse();
+    return found;
   }
 
   /** The node at `segments`, held by this tree alone, as are those above it. */
@@ -188,9 +226,14 @@ export class Tree {
     node.listingAuthor = this.author;
   }
 
-  #count(domid: number, change: number): void {
-    const count = this.owned(domid) + change;
-    if (count === 0) this.#owned.delete(domid);
-    else this.#owned.set(domid, count);
+  /** The list of what is at the very top is nobody's. */
+  #countListing(parent: Node, bytes: number): void {
+    if (parent !== this.#top) this.#count(ownerOf(parent.permissions), 0, bytes);
+  }
+
+  #count(domid: number, nodes: number, bytes: number): void {
+    const owned = { nodes: this.owned(domid) + nodes, bytes: this.ownedBytes(domid) + bytes };
+    if (owned.nodes === 0) this.#owned.delete(domid);
+    else this.#owned.set(domid, owned);
   }
 }

@@ -5,9 +5,12 @@ import { type Change, readableBy, type WatchTable } from "./watches.ts";
 
 export interface View {
   get(path: string): TreeNode | undefined;
+  /** Who may know of `path` now, for `changed`. */
+  readable(path: string): readonly Permissions[];
   /** The names of the children at `path` were looked at. */
   listed(path: string): void;
   owned(domid: number): number;
+  ownedBytes(domid: number): number;
   create(path: string, permissions: Permissions, value?: Uint8Array): void;
   setValue(path: string, value: Uint8Array): void;
   setPermissions(path: string, permissions: Permissions): void;
@@ -30,11 +33,19 @@ export class DirectView implements View {
     return this.#tree.get(path);
   }
 
+  readable(path: string): readonly Permissions[] {
+    return readableBy(this.#tree, path);
+  }
+
   /** What was seen is true: nothing can change before the answer. */
   listed(): void {}
 
   owned(domid: number): number {
     return this.#tree.owned(domid);
+  }
+
+  ownedBytes(domid: number): number {
+    return this.#tree.ownedBytes(domid);
   }
 
   create(path: string, permissions: Permissions, value?: Uint8Array): void {

@@ -71,6 +71,22 @@ export class WatchTable {
     for (const watch of this.#permitted(change)) watch.watcher.deliver(watch, change.path);
   }
 
+  /** A domain came or went: for those who may read the special node itself. Who gave a depth hears of its number, and so
+   * does who watches for that domain alone. */
+  fireSpecial(path: string, domid: number, permissions: Permissions): void {
+    const named = `${path}/${domid}`;
+    const hearing: [Watch, string][] = [];
+    for (const watch of this.#byPath.get(path) ?? []) {
+      if (watch.depth === undefined) hearing.push([watch, path]);
+      else if (watch.depth > 0) hearing.push([watch, named]);
+    }
+    for (const watch of this.#byPath.get(named) ?? []) hearing.push([watch, named]);
+    for (const [watch, heard] of hearing.sort(([a], [b]) => a.number - b.number)) {
+      const { watcher } = watch;
+      if (accessOf(watcher.subject, permissions) & READ) watcher.deliver(watch, heard);
+    }
+  }
+
   /** Tells of all that one commit changed. A watch that has heard `bytes` of paths hears of its own path next, and no
    * more of this. */
   fireAll(changes: readonly Change[], bytes: number): void {
