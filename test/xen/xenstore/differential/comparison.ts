@@ -1,0 +1,380 @@
+/**
+ * The same operations to both daemons, from clients with different rights, and everything that they say compared.
+ *
+ * A batch comes from one client, all sent before the first answer is read; then every client has read all that was
+ * meant for it before the next batch, so both daemons see one order. Events that are equal and follow each other while
+ * their client has not read may be one (both daemons do that, when they happen to), so of equal events in a batch the
+ * first counts.
+ */
+import assert from "node:assert/strict";
+import { XS_CONTROL, XS_DIRECTORY_PART } from "../../../../src/wire/xenstore.ts";
+import { absolute, areaOf, areas, BIG, bigNames, guests, MORTAL } from "./areas.ts";
+import { type Admission, admitted } from "./intended.ts";
+import { type Operation, Operations, types } from "./operations.ts";
+import { Random } from "./random.ts";
+import type { Answer, Event, Request } from "./stream-client.ts";
+import type { Pair, Worlds } from "./worlds.ts";
+
+const MAX_BATCH = 32;
+/** Operations between two looks at all that is there. */
+const TREE_INTERVAL = 20_000;
+/** Operations that a failure tells of. */
+const HISTORY_LINES = 200;
+
+interface OpenTransaction {
+  readonly id: number;
+  readonly begun: number;
+  readonly touched: Set<string>;
+  /** An answer within it differed, as intended. */
+  tainted: boolean;
+}
+
+interface Client {
+  readonly name: string;
+  readonly domid: number;
+  pair: Pair | undefined;
+  readonly transactions: Map<number, OpenTransaction>;
+}
+
+export interface Tally {
+  operations: number;
+  /** "READ ENOENT" and how often. */
+  readonly outcomes: Map<string, number>;
+  /** Intended differences by their name. */
+  readonly differences: Map<string, number>;
+  /** Events compared. */
+  events: number;
+}
+
+function count(map: Map<string, number>, key: string): void {
+  map.set(key, (map.get(key) ?? 0) + 1);
+}
+
+export class Comparison {
+  readonly tally: Tally = { operations: 0, outcomes: new Map(), differences: new Map(), events: 0 };
+  readonly #worlds: Worlds;
+  readonly #random: Random;
+  readonly #operations: Operations;
+  readonly #clients: Client[];
+  /** Counts changes; what it was when each area changed last. */
+  #clock = 0;
+  readonly #changed = new Map<string, number>();
+  /** The latest operations, for whoever has to find out. */
+  readonly #history: string[] = [];
+
+  private constructor(worlds: Worlds, seed: number) {
+    this.#worlds = worlds;
+    this.#random = new Random(seed);
+    this.#operations = new Operations(this.#random);
+    const domids = [0, 0, ...guests];
+    this.#clients = domids.map((domid, index) => ({
+      name: `client ${index} of domain ${domid}`,
+      domid,
+      pair: undefined,
+      transactions: new Map(),
+    }));
+  }
+
+  static async start(worlds: Worlds, seed: number): Promise<Comparison> {
+    const comparison = new Comparison(worlds, seed);
+    await comparison.#setUp();
+    return comparison;
+  }
+
+  /** Goes on until so many operations have been compared. */
+  async run(operations: number): Promise<void> {
+    let looked = 0;
+    while (this.tally.operations < operations) {
+      await this.#step();
+      if (this.tally.operations - looked < TREE_INTERVAL) continue;
+      looked = this.tally.operations;
+      await this.#compareTrees();
+    }
+    await this.#compareTrees();
+  }
+
+  /** Every node with its value, its permissions and its children, level by level. */
+  async #compareTrees(): Promise<void> {
+    let level = ["/"];
+    while (level.length > 0) {
+      const requests = level.flatMap((path) =>
+        (["DIRECTORY", "READ", "GET_PERMS"] as const).map((name) => request(name, `${path}\0`)),
+      );
+      const [genuine, ours] = await this.#exchange(this.#zero, requests);
+      const next: string[] = [];
+      for (const [index, answer] of genuine.answers.entries()) {
+        const path = level[Math.floor(index / 3)] as string;
+        const mine = ours.answers[index] as Answer;
+        if (show(answer) !== show(mine)) this.#differ(`tree: ${path}`, show(answer), show(mine));
+        if (index % 3 > 0 || answer.error !== undefined) continue;
+        const names = answer.text.split("\0").slice(0, -1);
+        next.push(...names.map((name) => `${path === "/" ? "" : path}/${name}`));
+      }
+      level = next;
+    }
+  }
+
+  async #setUp(): Promise<void> {
+    const zero = this.#zero;
+    zero.pair = await this.#worlds.connect(0);
+    const requests = guests.map((domid) => request("INTRODUCE", [domid, 1, 7, ""].join("\0")));
+    requests.push(request("SET_TARGET", ["3", "1", ""].join("\0")));
+    for (const name of bigNames) requests.push(request("WRITE", `${BIG}/${name}\0`));
+    await this.#quietly(requests);
+    for (const client of this.#clients) client.pair ??= await this.#worlds.connect(client.domid);
+    await this.#renew(areas.keys());
+  }
+
+  get #zero(): Client {
+    return this.#clients[0] as Client;
+  }
+
+  async #step(): Promise<void> {
+    const random = this.#random;
+    const present = this.#clients.filter(({ pair }) => pair !== undefined);
+    const client = random.of(present);
+    const transactions = [...client.transactions.keys()];
+    const quiet = this.#clients.every((each) => each.transactions.size === 0);
+    const actor = { domid: client.domid, transactions, quiet };
+    if (random.once(150)) {
+      await this.#renew([]);
+      const mortal = this.#clients.find(({ domid }) => domid === MORTAL) as Client;
+      await this.#batch(this.#zero, [this.#operations.mortal(mortal.pair !== undefined)]);
+    } else if (random.once(200)) {
+      await this.#batch(this.#zero, [this.#operations.again()]);
+    } else if (transactions.length > 0 ? random.once(3) : random.once(30)) {
+      await this.#batch(client, [this.#operations.end(actor)]);
+    } else if (random.once(4)) {
+      // More than there may be, now and then.
+      const starts = Array.from({ length: random.once(20) ? 7 : 1 }, () =>
+        this.#operations.start(actor),
+      );
+      await this.#batch(client, starts);
+    } else {
+      const length = random.once(3) ? 1 : 1 + random.below(MAX_BATCH);
+      const batch = Array.from({ length }, () => this.#operations.some(actor)).flat();
+      await this.#batch(client, batch);
+    }
+  }
+
+  /** Sends, reads, compares. */
+  async #batch(client: Client, batch: readonly Operation[]): Promise<void> {
+    for (const operation of batch) {
+      this.#history.push(`${client.name}: ${describe(operation)}`);
+      while (this.#history.length > HISTORY_LINES) this.#history.shift();
+    }
+    const [genuine, ours] = await this.#exchange(client, [...batch, probe]);
+    let renew: Iterable<string> | undefined;
+    for (const [index, operation] of batch.entries()) {
+      const theirs = genuine.answers[index] as Answer;
+      const mine = ours.answers[index] as Answer;
+      this.#history.push(`  -> ${show(theirs)}`);
+      count(this.tally.outcomes, `${operation.name} ${theirs.error ?? "OK"}`);
+      renew = this.#compare(client, operation, theirs, mine) ?? renew;
+    }
+    this.tally.operations += batch.length;
+    const moved = await this.#moveMortal(batch[0] as Operation, genuine.answers[0] as Answer);
+    const news = await this.#news(client, genuine.events, ours.events);
+    renew ??= moved;
+    if (renew === undefined || moved !== undefined) this.#compareEvents(news);
+    if (renew === undefined) return;
+    await this.#renew(renew);
+  }
+
+  /** A domain that is released loses its connection, and its nodes everywhere; one that is introduced gets another. */
+  async #moveMortal(
+    { name, payload }: Operation,
+    { error }: Answer,
+  ): Promise<Iterable<string> | undefined> {
+    if (error !== undefined || !payload.startsWith(`${MORTAL}\0`)) return undefined;
+    const mortal = this.#clients.find(({ domid }) => domid === MORTAL) as Client;
+    if (name === "RELEASE") {
+      await Promise.all([mortal.pair?.genuine.closed, mortal.pair?.ours.closed]);
+      mortal.pair = undefined;
+      mortal.transactions.clear();
+      for (const area of areas.keys()) this.#change(area);
+      return [`/local/domain/${MORTAL}`];
+    }
+    if (name === "INTRODUCE") mortal.pair = await this.#worlds.connect(MORTAL);
+    return undefined;
+  }
+
+  async #exchange(client: Client, requests: readonly Request[]) {
+    const { genuine, ours } = client.pair as Pair;
+    genuine.send(requests);
+    ours.send(requests);
+    return await Promise.all([
+      genuine.take(requests.length).catch((error) => this.#lost(client, "xenstored", error)),
+      ours.take(requests.length).catch((error) => this.#lost(client, "ours", error)),
+    ]);
+  }
+
+  /** Compares one answer and remembers what the operation did. The areas that have to be made anew, if any. */
+  #compare(
+    client: Client,
+    operation: Operation,
+    theirs: Answer,
+    mine: Answer,
+  ): Iterable<string> | undefined {
+    const transaction = client.transactions.get(operation.transactionId);
+    const touched =
+      operation.path === "" ? undefined : areaOf(absolute(operation.path, client.domid));
+    if (transaction !== undefined && touched !== undefined) transaction.touched.add(touched);
+    const disturbed =
+      transaction !== undefined &&
+      (operation.name === "TRANSACTION_END" ? [...transaction.touched] : [touched ?? ""]).some(
+        (area) => (this.#changed.get(area) ?? 0) > transaction.begun,
+      );
+    const counted = transaction !== undefined && this.#clock > transaction.begun;
+    const same = show(theirs) === show(mine);
+    if (!same) {
+      const admission: Admission = { operation, theirs, mine, disturbed, counted };
+      const reason = admitted(admission);
+      if (reason === undefined)
+        this.#differ(`${client.name}: ${describe(operation)}`, show(theirs), show(mine));
+      count(this.tally.differences, reason);
+      if (transaction !== undefined) transaction.tainted ||= disturbed || counted;
+    }
+    return this.#remember(client, operation, transaction, touched, theirs, same);
+  }
+
+  #remember(
+    client: Client,
+    operation: Operation,
+    transaction: OpenTransaction | undefined,
+    touched: string | undefined,
+    theirs: Answer,
+    same: boolean,
+  ): Iterable<string> | undefined {
+    const { name } = operation;
+    if (name === "TRANSACTION_START" && theirs.error === undefined) {
+      const id = Number(theirs.text.slice(0, -1));
+      client.transactions.set(id, { id, begun: this.#clock, touched: new Set(), tainted: false });
+    } else if (name === "TRANSACTION_END" && transaction !== undefined) {
+      // Only malformed ends leave it open.
+      if (theirs.error === "EINVAL") return undefined;
+      client.transactions.delete(transaction.id);
+      const committed = operation.payload === "T\0" && theirs.error === undefined;
+      if (committed) for (const area of transaction.touched) this.#change(area);
+      if (!same || (committed && transaction.tainted)) return transaction.touched;
+    } else if (name === "INTRODUCE" && theirs.error === undefined) {
+      const domid = Number.parseInt(operation.payload, 10);
+      for (const each of this.#clients) if (each.domid === domid) each.transactions.clear();
+    } else if (name === "RESET_WATCHES" && theirs.error === undefined) {
+      client.transactions.clear();
+    } else if (
+      ["WRITE", "MKDIR", "RM", "SET_PERMS"].includes(name) &&
+      operation.transactionId === 0
+    ) {
+      if (touched !== undefined) this.#change(touched);
+    }
+    return undefined;
+  }
+
+  #change(area: string): void {
+    this.#changed.set(area, ++this.#clock);
+  }
+
+  /** What everyone has heard, after the batch of `client`. */
+  async #news(
+    client: Client,
+    genuine: Event[],
+    ours: Event[],
+  ): Promise<[string, Event[], Event[]][]> {
+    const others = this.#clients.filter((each) => each !== client && each.pair !== undefined);
+    const heard = await Promise.all(
+      others.map(async (other): Promise<[string, Event[], Event[]]> => {
+        const [theirs, mine] = await this.#exchange(other, [probe]);
+        return [other.name, theirs.events, mine.events];
+      }),
+    );
+    return [[client.name, genuine, ours], ...heard];
+  }
+
+  #compareEvents(news: readonly (readonly [string, Event[], Event[]])[]): void {
+    for (const [name, genuine, ours] of news) {
+      const [theirs, mine] = [firsts(genuine), firsts(ours)];
+      this.tally.events += theirs.length;
+      if (theirs.join() !== mine.join())
+        this.#differ(`events of ${name}`, theirs.join("\n"), mine.join("\n"));
+    }
+  }
+
+  /** Ends all transactions and makes the areas anew, so that both trees are equal again. */
+  async #renew(tops: Iterable<string>): Promise<void> {
+    for (const client of this.#clients) {
+      const ends = [...client.transactions.keys()].map((transactionId) => ({
+        ...request("TRANSACTION_END", "F\0"),
+        transactionId,
+      }));
+      client.transactions.clear();
+      if (client.pair !== undefined && ends.length > 0) await this.#exchange(client, ends);
+    }
+    const requests: Request[] = [];
+    for (const top of tops) {
+      const permissions = areas.get(top);
+      if (permissions === undefined) continue;
+      requests.push(request("RM", `${top}\0`), request("MKDIR", `${top}\0`));
+      requests.push(request("SET_PERMS", [top, ...permissions, ""].join("\0")));
+      this.#change(top);
+    }
+    if (requests.length > 0) await this.#quietly(requests);
+  }
+
+  /** Of domain 0, with events that count for nothing. */
+  async #quietly(requests: readonly Request[]): Promise<void> {
+    await this.#exchange(this.#zero, requests);
+    await this.#news(this.#zero, [], []);
+  }
+
+  async #lost(client: Client, daemon: string, cause: unknown): Promise<never> {
+    // A crash is known a little later.
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    throw new Error(
+      `${this.#history.join("\n")}\n\n${daemon} disconnected ${client.name}: ${this.#worlds.state} ${this.#worlds.lost}`,
+      { cause },
+    );
+  }
+
+  #differ(what: string, theirs: string, mine: string): never {
+    const history = this.#history.join("\n");
+    throw new assert.AssertionError({
+      message: `after ${this.tally.operations} operations: ${history}\n\n${what}\nxenstored:\n${theirs}\nours:\n${mine}`,
+    });
+  }
+}
+
+function request(name: keyof typeof types, payload: string): Request {
+  return { type: types[name], payload, transactionId: 0 };
+}
+
+/** Its answer comes after all events that came before. */
+const probe = request("GET_DOMAIN_PATH", "0\0");
+
+function describe({ name, type, transactionId, payload }: Operation): string {
+  return `${name} (${type}) in ${transactionId}: ${JSON.stringify(payload).slice(0, 200)}`;
+}
+
+function show({ type, requestId, transactionId, text }: Answer): string {
+  // The generation of a list of children is a number that changes with it, and no more.
+  const shown = type === XS_DIRECTORY_PART ? text.replace(/^\d+/, "") : shownControl(type, text);
+  return `${type} ${requestId} ${transactionId} ${JSON.stringify(shown)}`;
+}
+
+/** Of what CONTROL tells: names and numbers. Memory is counted in another way, and nobody waits for an answer now. */
+function shownControl(type: number, text: string): string {
+  if (type !== XS_CONTROL || !text.includes(":")) return text;
+  const lines = text.split("\n").filter((line) => !/^(memory|outstanding) *:/.test(line));
+  return lines.map((line) => line.replace(/(: +\d+).*/, "$1")).join();
+}
+
+function firsts(events: readonly Event[]): string[] {
+  const seen = new Set<string>();
+  const found: string[] = [];
+  for (const { text, answersBefore } of events) {
+    if (seen.has(text)) continue;
+    seen.add(text);
+    found.push(`${answersBefore} ${JSON.stringify(text)}`);
+  }
+  return found;
+}
