@@ -116,12 +116,12 @@ test("a domain that shuts down is told once, and again after it resumed", async 
   const { daemon, zero } = store;
   await zero.ask(XS_WATCH, ["@releaseDomain", "t"]);
   zero.takeEvents();
-  daemon.shutDown(5);
-  daemon.shutDown(1);
-  daemon.shutDown(1);
+  daemon.shutdown(5);
+  daemon.shutdown(1);
+  daemon.shutdown(1);
   assert.equal(await zero.ask(XS_RESUME, ["1"]), "OK");
   assert.deepEqual(zero.takeEvents(), ["@releaseDomain t"]);
-  daemon.shutDown(1);
+  daemon.shutdown(1);
   await zero.ask(XS_READ, ["/"]);
   assert.deepEqual(zero.takeEvents(), ["@releaseDomain t"]);
 });
