@@ -4,3 +4,4 @@ export * from "./nbd.ts";
 export * from "./nbd-options.ts";
 export * from "./shared-ring.ts";
 export * from "./xenstore.ts";
+export * from "./xenstore-ring.ts";

@@ -11,6 +11,7 @@ import type { DomainMemory } from "./domain-memory.ts";
 import { EmbeddedEventChannels } from "./event-channels.ts";
 import { EmbeddedGrantTable } from "./grant-table.ts";
 import type { Neighbour, Neighbours } from "./neighbours.ts";
+import { openStoreRing } from "./store-ring.ts";
 
 export class EmbeddedDomain implements Domain, Neighbour, Kickable {
   readonly id: number;
@@ -24,11 +25,12 @@ export class EmbeddedDomain implements Domain, Neighbour, Kickable {
   #queued = false;
   #paused = false;
 
-  /** Takes over one hold of `memory`, and `ends`, which are disposed last. */
+  /** Takes over one hold of `memory`, and `ends`, which are disposed last. Without a `store`, the domain has that of the
+   * ring in its memory. */
   constructor(
     memory: DomainMemory,
     neighbours: Neighbours,
-    store: XenStore,
+    store: XenStore | undefined,
     reactor: Reactor,
     ends: AsyncDisposableStack = new AsyncDisposableStack(),
   ) {
@@ -37,11 +39,11 @@ export class EmbeddedDomain implements Domain, Neighbour, Kickable {
     this.id = memory.shape.domid;
     this.memory = memory;
     this.reactor = reactor;
-    this.store = store;
     this.grants = new EmbeddedGrantTable(memory, neighbours, lookAgain);
     this.events = new EmbeddedEventChannels(memory, neighbours, lookAgain);
+    this.store = store ?? openStoreRing(memory, this.events);
     this.#ends.defer(() => memory.release());
-    this.#ends.use(store);
+    this.#ends.use(this.store);
     this.#ends.defer(() => {
       this.events[Symbol.dispose]();
       this.grants[Symbol.dispose]();

@@ -66,6 +66,12 @@ export class EmbeddedEventChannels implements EventChannels {
     return domid === DOMID_SELF ? this.#memory.shape.domid : domid;
   }
 
+  /** The channel of a port that the domain's builder has made for it. The domain has no port yet. */
+  adopt(port: number): EventChannel {
+    while (this.#channels.length < port) this.#channels.push(undefined);
+    return this.#open(port);
+  }
+
   #takePort(): number {
     const free = this.#channels.indexOf(undefined, 1);
     const port = free < 0 ? this.#channels.length : free;

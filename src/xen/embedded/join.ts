@@ -13,6 +13,7 @@ import { EmbeddedDomain } from "./domain.ts";
 import { DomainMemory } from "./domain-memory.ts";
 import { domainPaths, openNeighbour } from "./machine-folder.ts";
 import { NeighbourMap, RemoteNeighbour } from "./neighbours.ts";
+import { hasStoreRing } from "./store-ring.ts";
 import type {
   Announcement,
   DomainRecord,
@@ -54,7 +55,8 @@ async function joinFromWorker(ticket: WorkerTicket, reactor: Reactor): Promise<D
   const found = openRecord(self);
   if (found === undefined) throw new XenError("ENOENT", `domain ${self.domid} has ended`);
   undo.use(found);
-  return enter(undo, found, neighbours, new XenStoreClient(ticket.xenstore), reactor);
+  const store = hasStoreRing(found.memory) ? undefined : new XenStoreClient(ticket.xenstore);
+  return enter(undo, found, neighbours, store, reactor);
 }
 
 async function joinFromProcess(ticket: ProcessTicket, reactor: Reactor): Promise<Domain> {
@@ -64,7 +66,9 @@ async function joinFromProcess(ticket: ProcessTicket, reactor: Reactor): Promise
   const found = openNeighbour(directory, domid);
   if (found === undefined) throw new XenError("ENOENT", `${directory} has no domain ${domid}`);
   undo.use(found);
-  const store = await XenStoreClient.connect(domainPaths(directory, domid).xenstore);
+  const store = hasStoreRing(found.memory)
+    ? undefined
+    : await XenStoreClient.connect(domainPaths(directory, domid).xenstore);
   return enter(undo, found, neighbours, store, reactor);
 }
 
@@ -73,7 +77,7 @@ function enter(
   ends: AsyncDisposableStack,
   found: RemoteNeighbour,
   neighbours: NeighbourMap,
-  store: XenStore,
+  store: XenStore | undefined,
   reactor: Reactor,
 ): Domain {
   const domid = found.memory.shape.domid;

@@ -29,6 +29,10 @@ export const Header = {
   firstFrame: 9,
   /** Mappings that the domain may hold at a time. */
   maptrackEntries: 10,
+  /** The page that the domain shares with the xenstore; 0 where it has none. */
+  storeFrame: 11,
+  /** The domain's port to the xenstore. */
+  storePort: 12,
 } as const;
 
 export const MAGIC = 0x6b646276;

@@ -6,6 +6,7 @@
  * It is also what Xen is when a domain dies: it takes back the marks of its mappings and unbinds its ports.
  */
 import { MessageChannel, type MessagePort } from "node:worker_threads";
+import { ffi } from "../../io/ffi.ts";
 import { allocateRegion } from "../../io/memory.ts";
 import type { EventDescriptor } from "../../io/poller.ts";
 import { type Reactor, threadReactor } from "../../io/reactor.ts";
@@ -13,6 +14,7 @@ import { createSharedMemory } from "../../io/shared-memory.ts";
 import { type Domain, PAGE_SIZE, XenError } from "../domain.ts";
 import { XenStoreClient } from "../xenstore/client.ts";
 import { XenStoreDaemon } from "../xenstore/daemon.ts";
+import { openDomainRing } from "../xenstore/ring-service.ts";
 import { listen, openProcessBell, returnThreadBell, takeThreadBell } from "./bell.ts";
 import { revoke } from "./death.ts";
 import { EmbeddedDomain } from "./domain.ts";
@@ -20,6 +22,7 @@ import { DomainMemory } from "./domain-memory.ts";
 import { type DomainLimits, shapeOf } from "./layout.ts";
 import { MachineFolder } from "./machine-folder.ts";
 import { NeighbourMap, RemoteNeighbour } from "./neighbours.ts";
+import { buildStoreRing, STORE_DOMID } from "./store-ring.ts";
 import type { Announcement, DomainRecord, DomainTicket } from "./ticket.ts";
 
 export interface MachineOptions {
@@ -37,6 +40,9 @@ export interface DomainOptions extends Partial<DomainLimits> {
   readonly memoryPages?: number;
   /** Whether other processes can reach it. Needs foreign calls. A process domain reaches shared domains only. */
   readonly shared?: boolean;
+  /** How it reaches the xenstore: by the ring in its memory, as a guest of Xen does, or (the default) by what is at hand:
+   * a call, a MessagePort, a Unix socket. */
+  readonly xenstore?: "ring";
 }
 
 /** 64 MiB of address space; memory is used as pages are touched. */
@@ -45,6 +51,9 @@ export const DEFAULT_MEMORY_PAGES = 16384;
 /** As many as a Linux guest has by default (64 frames): 16 queues of 32 requests of 64 segments. */
 export const DEFAULT_GRANT_ENTRIES = 32768;
 
+/** The daemon's own domain maps pages of others and has none to give. */
+const STORE_MEMORY_PAGES = 16;
+
 /** A domain as its machine keeps it. */
 interface Resident {
   readonly memory: DomainMemory;
@@ -52,6 +61,8 @@ interface Resident {
   bell: EventDescriptor | undefined;
   /** Its memory is a memfd, found in the machine's folder. */
   readonly shared: boolean;
+  /** Its port to the xenstore; 0 where it has no ring. */
+  readonly storePort: number;
   /** Set where it lives on this thread. */
   domain?: EmbeddedDomain;
   shutdown?: ShutdownReason | undefined;
@@ -67,7 +78,12 @@ export const ShutdownReason = { poweroff: 0, reboot: 1, suspend: 2, crash: 3 } a
 export type ShutdownReason = keyof typeof ShutdownReason;
 
 export class EmbeddedMachine implements AsyncDisposable {
-  readonly xenstore: XenStoreDaemon = new XenStoreDaemon();
+  readonly xenstore: XenStoreDaemon = new XenStoreDaemon({
+    openRing: (domid, port) => {
+      const store = this.#residents.get(STORE_DOMID)?.domain;
+      return store === undefined ? undefined : openDomainRing(store, domid, port);
+    },
+  });
   readonly reactor: Reactor;
   readonly #folder: MachineFolder;
   readonly #memoryPages: number;
@@ -78,6 +94,7 @@ export class EmbeddedMachine implements AsyncDisposable {
   /** One for each worker that was given a ticket. */
   readonly #announcements = new Set<MessagePort>();
   #threads = false;
+  #storeDomain: Promise<unknown> | undefined;
 
   static create(options: MachineOptions = {}): Promise<EmbeddedMachine> {
     return Promise.resolve(new EmbeddedMachine(options));
@@ -98,8 +115,9 @@ export class EmbeddedMachine implements AsyncDisposable {
    * number is taken, and RangeError when the options leave no room. */
   async createDomain(domid: number, options: DomainOptions = {}): Promise<Domain> {
     const resident = await this.#make(domid, options);
-    const { memory, bell, shared } = resident;
-    const store = new XenStoreClient(this.xenstore.connect(domid));
+    const { memory, bell, shared, storePort } = resident;
+    const ring = options.xenstore === "ring";
+    const store = ring ? undefined : new XenStoreClient(this.xenstore.connect(domid));
     const last = new AsyncDisposableStack();
     last.defer(async () => {
       // A domain that is disposed has died, too.
@@ -109,6 +127,7 @@ export class EmbeddedMachine implements AsyncDisposable {
     const domain = new EmbeddedDomain(memory.retain(), neighbours, store, this.reactor, last);
     resident.domain = domain;
     this.#neighbours.set(domid, domain);
+    if (ring) this.xenstore.introduce(domid, storePort);
     if (shared) domain.onEnd(listen(domain, bell));
     else if (this.#threads) this.#listenToThreads(resident);
     this.#announce({ came: this.#record(resident) });
@@ -124,9 +143,10 @@ export class EmbeddedMachine implements AsyncDisposable {
   ): Promise<DomainTicket> {
     const shared = where === "process" || options.shared === true;
     const resident = await this.#make(domid, { ...options, shared });
-    const { memory, ends } = resident;
+    const { memory, ends, storePort } = resident;
     if (!shared) resident.bell = this.#threadBell(resident);
     this.#neighbours.set(domid, new RemoteNeighbour(memory.retain(), resident.bell, false));
+    if (options.xenstore === "ring") this.xenstore.introduce(domid, storePort);
     this.#announce({ came: this.#record(resident) });
     if (where === "process") return { where, domid, directory: this.directory, transferList: [] };
     this.#threads = true;
@@ -219,12 +239,15 @@ export class EmbeddedMachine implements AsyncDisposable {
     this.#coming.add(domid);
     await using undo = new AsyncDisposableStack();
     undo.defer(() => void this.#coming.delete(domid));
+    const ring = options.xenstore === "ring";
+    if (ring) await this.#needStoreDomain();
     const ends = undo.use(new AsyncDisposableStack());
     const byteLength = memoryPages * PAGE_SIZE;
     const made = shared ? createSharedMemory(`domain-${domid}`, byteLength) : undefined;
     const region = made?.region ?? allocateRegion(byteLength);
     const memory = DomainMemory.format(region, shape, made?.descriptor);
     ends.defer(() => memory.release());
+    const storePort = ring ? buildStoreRing(memory) : 0;
     let bell: EventDescriptor | undefined;
     if (made !== undefined) {
       const paths = await this.#folder.addDomain(domid, made.descriptor);
@@ -232,11 +255,22 @@ export class EmbeddedMachine implements AsyncDisposable {
       bell = ends.use(openProcessBell(paths.events));
       ends.use(await this.xenstore.listen(paths.xenstore, { domid }));
     }
-    this.xenstore.introduce(domid);
-    ends.defer(() => this.xenstore.release(domid));
-    const resident: Resident = { memory, bell, shared, listening: shared, ends: ends.move() };
+    if (domid !== STORE_DOMID) {
+      this.xenstore.introduce(domid);
+      ends.defer(() => this.xenstore.release(domid));
+    }
+    const listening = shared;
+    const resident: Resident = { memory, bell, shared, storePort, listening, ends: ends.move() };
     this.#residents.set(domid, resident);
     return resident;
+  }
+
+  /** The domain whose grants and events serve the rings: nobody is told of it. */
+  async #needStoreDomain(): Promise<void> {
+    const options = { memoryPages: STORE_MEMORY_PAGES, grantEntries: 512 };
+    const shared = ffi() !== undefined;
+    this.#storeDomain ??= this.createDomain(STORE_DOMID, { ...options, shared });
+    await this.#storeDomain;
   }
 
   /** A domain of this thread that no other process reaches begins to listen to other threads. */

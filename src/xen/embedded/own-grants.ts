@@ -52,6 +52,14 @@ export class OwnGrants {
     this.#free = new Uint32Array(this.#freeCount);
     for (let i = 0; i < this.#freeCount; i++) this.#free[i] = grantEntries - 1 - i;
     this.#pages = new Uint8Array(pageCount - firstFrame);
+    // What the domain's builder has granted for it is not free.
+    for (let reference = 0; reference < RESERVED_GRANT_ENTRIES; reference++) {
+      const granted = memory.grantWords[reference * 2]! & GTF_permit_access;
+      const page = memory.grantWords[reference * 2 + 1]! - firstFrame;
+      if (granted !== 0 && page >= 0 && page < this.#pages.length) {
+        this.#pages[page] = PageState.used;
+      }
+    }
   }
 
   get freeEntries(): number {

@@ -79,7 +79,7 @@ export class Connection implements SessionOwner {
     this.#held?.[Symbol.dispose]();
     this.#session.end(true);
     this.#outbox.clear();
-    this.#transport.close();
+    this.#transport.close(reason);
     this.onend?.(reason);
   }
 

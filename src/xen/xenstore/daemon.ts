@@ -9,6 +9,8 @@ import { Connection } from "./connection.ts";
 import { defaultLimits, type XenStoreLimits } from "./limits.ts";
 import { localTransportPair } from "./local-transport.ts";
 import { transportOver } from "./message-port-transport.ts";
+import { RingService } from "./ring-service.ts";
+import type { XenStoreRing } from "./ring-transport.ts";
 import { XenStoreSocket } from "./socket-server.ts";
 import { XenStoreState } from "./state.ts";
 import type { XenStoreTransport } from "./transport.ts";
@@ -19,6 +21,8 @@ export interface XenStoreDaemonOptions {
   /** Whether permissions may name a domain; without it, any domid that can be one. Domain 0 and domains that were
    * introduced always may. */
   readonly domainExists?: (domid: number) => boolean;
+  /** Maps the xenstore ring of a domain and binds its port, as XS_INTRODUCE asks; undefined where it has none. */
+  readonly openRing?: (domid: number, port: number) => (XenStoreRing & Disposable) | undefined;
   readonly clock?: Clock;
   /** Takes lines about requests, while a client has switched them on (CONTROL log), and what one prints. */
   readonly onTrace?: (line: string) => void;
@@ -31,6 +35,7 @@ export class XenStoreDaemon implements AsyncDisposable {
   readonly #options: XenStoreDaemonOptions;
   readonly #connections = new Set<Connection>();
   readonly #sockets = new Map<XenStoreSocket, number>();
+  readonly #rings = new Map<number, RingService>();
   #disposed = false;
 
   constructor(options: XenStoreDaemonOptions = {}) {
@@ -40,7 +45,10 @@ export class XenStoreDaemon implements AsyncDisposable {
       limits,
       options.clock ?? systemClock,
       options.domainExists ?? (() => true),
-      (domid) => this.#closeSockets(domid),
+      {
+        introduced: (domid, port) => this.#openRing(domid, port),
+        released: (domid) => this.#closeWaysIn(domid),
+      },
     );
     this.#state.trace.sink = options.onTrace;
   }
@@ -96,9 +104,10 @@ export class XenStoreDaemon implements AsyncDisposable {
     };
   }
 
-  /** A domain came to be: watches of @introduceDomain hear of it. */
-  introduce(domid: number): void {
-    this.#state.introduce(domid);
+  /** A domain came to be: watches of @introduceDomain hear of it. With the port of its xenstore ring, the ring is served
+   * from here on, from its beginning where it was before. */
+  introduce(domid: number, port = 0): void {
+    this.#state.introduce(domid, port);
   }
 
   /** A domain runs no more, but is still there: watches of @releaseDomain hear of it. */
@@ -117,8 +126,20 @@ export class XenStoreDaemon implements AsyncDisposable {
     this.#state.release(domid);
   }
 
+  #openRing(domid: number, port: number): void {
+    if (port === 0 || this.#disposed) return;
+    const before = this.#rings.get(domid);
+    before?.reconnect();
+    if (before !== undefined) return;
+    const ring = this.#options.openRing?.(domid, port);
+    if (ring === undefined) return;
+    this.#rings.set(domid, new RingService(ring, (transport) => this.accept(transport, domid)));
+  }
+
   /** Nobody can act as a domain any more that has died. */
-  #closeSockets(domid: number): void {
+  #closeWaysIn(domid: number): void {
+    this.#rings.get(domid)?.[Symbol.dispose]();
+    this.#rings.delete(domid);
     for (const [socket, served] of this.#sockets) {
       if (served === domid) void socket[Symbol.asyncDispose]();
     }
@@ -131,6 +152,8 @@ export class XenStoreDaemon implements AsyncDisposable {
   /** Idempotent. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#disposed = true;
+    for (const ring of this.#rings.values()) ring[Symbol.dispose]();
+    this.#rings.clear();
     for (const connection of this.#connections) connection.close();
     const sockets = [...this.#sockets.keys()];
     this.#sockets.clear();

@@ -22,7 +22,7 @@ export function introduce({ session, strings }: Request): Answer {
   if (domid !== 0 && state.domains.isIntroduced(domid)) {
     for (const other of state.sessions) if (other.subject.domid === domid) other.reset();
   }
-  state.introduce(domid);
+  state.introduce(domid, port);
   return OK;
 }
 

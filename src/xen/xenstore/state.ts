@@ -15,6 +15,14 @@ import { Tree } from "./tree.ts";
 import { DirectView } from "./view.ts";
 import { WatchTable } from "./watches.ts";
 
+/** Who hears of domains. */
+export interface DomainLives {
+  /** It was introduced, for the first time or again, with a port of its xenstore ring (0: without). */
+  introduced(domid: number, port: number): void;
+  /** It died, and its sessions have ended. */
+  released(domid: number): void;
+}
+
 export class XenStoreState {
   readonly tree: Tree = Tree.empty();
   readonly watches: WatchTable = new WatchTable();
@@ -24,29 +32,29 @@ export class XenStoreState {
   readonly limits: XenStoreLimits;
   readonly clock: Clock;
   readonly trace: TraceLog = new TraceLog();
-  readonly #released: (domid: number) => void;
+  readonly #lives: DomainLives;
 
-  /** `released` hears of each domain that dies, after its sessions have ended. */
   constructor(
     limits: XenStoreLimits,
     clock: Clock,
     domainExists: (domid: number) => boolean,
-    released: (domid: number) => void,
+    lives: DomainLives,
   ) {
     this.limits = limits;
     this.clock = clock;
-    this.#released = released;
+    this.#lives = lives;
     this.domains = new DomainTable(domainExists, limits);
     // As the C daemon begins: toolstacks look for it.
     for (const path of ["/tool", "/tool/xenstored"]) this.tree.create(path, PRIVATE);
   }
 
-  /** A domain came to be: @introduceDomain. Nothing happens where it is known. */
-  introduce(domid: number): void {
+  /** A domain came to be: @introduceDomain. Where it is known, only its ring is looked at again. */
+  introduce(domid: number, port = 0): void {
     const domain = this.domains.get(domid);
-    if (domain.introduced) return;
+    const came = !domain.introduced;
     domain.introduced = true;
-    this.#fireSpecial(INTRODUCE_DOMAIN, domid);
+    this.#lives.introduced(domid, port);
+    if (came) this.#fireSpecial(INTRODUCE_DOMAIN, domid);
   }
 
   /** A domain was shut down, which is told once until it is resumed (check_domain of the C daemon). */
@@ -66,7 +74,7 @@ export class XenStoreState {
       if (session.subject.domid === domid) session.end();
       else session.forgetDomain(domid);
     }
-    this.#released(domid);
+    this.#lives.released(domid);
     this.domains.delete(domid);
     this.#removeTraces(domid);
     if (wasIntroduced) this.#fireSpecial(RELEASE_DOMAIN, domid);

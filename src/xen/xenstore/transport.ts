@@ -17,6 +17,6 @@ export interface XenStoreTransport {
   /** No `onmessage` until `resume`; soon, the other end is not writable. */
   pause(): void;
   resume(): void;
-  /** Idempotent. What was sent and not delivered yet may be lost. */
-  close(): void;
+  /** Idempotent. What was sent and not delivered yet may be lost. A transport that can, tells the other end the reason. */
+  close(reason?: Error): void;
 }

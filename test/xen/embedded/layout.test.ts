@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import test from "node:test";
 import { MemoryRegion } from "../../../src/io/memory.ts";
+import { XenStoreInterface } from "../../../src/wire/xenstore-ring.ts";
 import { GrantStatus, PAGE_SIZE, XenError } from "../../../src/xen/domain.ts";
 import { DomainMemory } from "../../../src/xen/embedded/domain-memory.ts";
 import * as layout from "../../../src/xen/embedded/layout.ts";
@@ -101,6 +102,8 @@ test("the documented tables are the layout", () => {
   assert.deepEqual(Object.fromEntries(events), Events);
   const sizes = tableOf("Event field").map(([, size]) => Number(size));
   assert.deepEqual(sizes, [4, layout.PORT_COUNT / 8, layout.PORT_COUNT / 8, layout.PORT_COUNT * 4]);
+  const ring = tableOf("Ring field").map(([byte, , name = ""]) => [name, Number(byte)] as const);
+  assert.deepEqual(Object.fromEntries(ring), XenStoreInterface);
   for (const [name, number] of tableOf("Number")) {
     assert.equal(GrantStatus[name as keyof typeof GrantStatus], Number(number), String(name));
   }
