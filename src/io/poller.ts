@@ -26,6 +26,27 @@ function closeAtExit(): void {
   });
 }
 
+/** What the event loop's look at the descriptors has found to do. Node surrounds its own callbacks with what makes
+ * promises go on, exceptions surface and a worker end; koffi's is none of them, and a worker ended within it takes the
+ * process along. So the work is done in an immediate, which runs next, in the same turn of the event loop: one for all
+ * descriptors, so that what they bring about by promises is done once for all, too. */
+let due: (() => void)[] = [];
+
+function workDue(): void {
+  const works = due;
+  due = [];
+  let done = 0;
+  try {
+    while (done < works.length) works[done++]!();
+  } finally {
+    // One that throws takes no other's turn away.
+    if (done < works.length) {
+      due.unshift(...works.slice(done));
+      setImmediate(workDue);
+    }
+  }
+}
+
 /** Watching; disposal stops it, after which the descriptor may be closed (not before). */
 export interface Watcher extends Disposable {
   /** Keeps the process alive, as a new watcher does. */
@@ -43,14 +64,13 @@ export function watchReadable(descriptor: number, callback: () => void): Watcher
     throw new Error(`descriptor ${descriptor} is a file, which is always readable`);
   }
   closeAtExit();
-  // Node surrounds its own callbacks with what makes promises go on, exceptions surface and a worker end; koffi's is
-  // none of them, and a worker ended within it takes the process along. So the work is done in an immediate, which
-  // runs next, in the same turn of the event loop.
   const work = () => {
     if (watchers.get(descriptor) === handle) callback();
   };
   // An error status (the descriptor was closed, or hung up) shows when the callback reads.
-  const handle = calls.poll(descriptor, () => void setImmediate(work));
+  const handle = calls.poll(descriptor, () => {
+    if (due.push(work) === 1) setImmediate(workDue);
+  });
   watchers.set(descriptor, handle);
   return {
     ref: () => handle.ref(),

@@ -1,34 +1,24 @@
 /**
  * A transport that reads and writes the socket's descriptor by foreign calls: read(2) straight into the memory the
- * user offers, writev(2) straight from the memory it gathered, with no stream, buffer or callback object between.
- *
- * The net.Socket stays the owner: it takes what the kernel would not take at once, and its end is ours. Invariant: we
- * poll a duplicate of its descriptor, because libuv allows one watcher for each; and the socket itself reads nothing.
+ * user offers, writev(2) straight from the memory it gathered (socket-descriptor.ts).
  */
 import { closeSync } from "node:fs";
 import type { Socket } from "node:net";
-import { type Ffi, ffi } from "../io/ffi.ts";
+import type { Ffi } from "../io/ffi.ts";
 import { allocateRegion } from "../io/memory.ts";
 import { type Watcher, watchReadable } from "../io/poller.ts";
 import type { Reactor } from "../io/reactor.ts";
+import { takeSocket } from "../io/socket-descriptor.ts";
 import { Errno, errnoName, StoreError } from "../store/errors.ts";
 import { NetTransport } from "./net-transport.ts";
 import type { TransportUser } from "./transport.ts";
 
-// <linux/fcntl.h>
-const F_DUPFD_CLOEXEC = 1030;
 /** Pieces of one writev: IOV_MAX. */
 const MAX_VECTORS = 1024;
 /** sizeof(struct iovec) on a 64-bit machine. */
 const VECTOR_BYTES = 16;
 /** Bytes read in one turn, so that a busy peer does not starve the others. */
 const TURN_BYTES = 1024 * 1024;
-
-/** What Node's net.Socket has within; every use is checked. */
-interface SocketHandle {
-  readonly fd?: number;
-  readStop?(): number;
-}
 
 export class DescriptorTransport extends NetTransport {
   readonly #calls: Ffi;
@@ -55,13 +45,9 @@ export class DescriptorTransport extends NetTransport {
 
   /** undefined where this process, or this version of Node, does not let us; the socket is untouched then. */
   static take(socket: Socket, received: Uint8Array, reactor: Reactor): NetTransport | undefined {
-    const calls = ffi();
-    const handle = (socket as unknown as { _handle?: SocketHandle | null })._handle;
-    if (calls === undefined || typeof handle?.fd !== "number" || handle.fd < 0) return undefined;
-    if (typeof handle.readStop !== "function" || socket.destroyed) return undefined;
-    const descriptor = calls.fcntl(handle.fd, F_DUPFD_CLOEXEC, 0);
-    if (descriptor < 0) return undefined;
-    handle.readStop();
+    const taken = takeSocket(socket);
+    if (taken === undefined) return undefined;
+    const { calls, descriptor } = taken;
     return new DescriptorTransport(calls, descriptor, socket, received, reactor);
   }
 

@@ -82,21 +82,22 @@ export interface XenStoreMessage {
 }
 
 /** The bytes of a message. The payload must have at most XENSTORE_PAYLOAD_MAX bytes. */
-export function encodeXenStoreMessage(message: XenStoreMessage): Uint8Array<ArrayBuffer> {
+export function encodeXenStoreMessage(message: XenStoreMessage): Buffer<ArrayBuffer> {
   const { type, requestId, transactionId, payload } = message;
-  const bytes = new Uint8Array(XENSTORE_HEADER_SIZE + payload.length);
-  const header = new DataView(bytes.buffer);
-  header.setUint32(0, type, true);
-  header.setUint32(4, requestId, true);
-  header.setUint32(8, transactionId, true);
-  header.setUint32(12, payload.length, true);
+  const bytes = Buffer.allocUnsafe(XENSTORE_HEADER_SIZE + payload.length);
+  bytes.writeUInt32LE(type, 0);
+  bytes.writeUInt32LE(requestId, 4);
+  bytes.writeUInt32LE(transactionId, 8);
+  bytes.writeUInt32LE(payload.length, 12);
   bytes.set(payload, XENSTORE_HEADER_SIZE);
   return bytes;
 }
 
 /** Cuts a stream into messages, however it arrives in pieces. */
 export class XenStoreParser {
-  #bytes: Uint8Array = new Uint8Array(0);
+  /** Taken up to `#at`. */
+  #bytes: Buffer = Buffer.alloc(0);
+  #at = 0;
   #broken = false;
 
   /** Set by a message that is too long: the stream has no next message any more. */
@@ -106,48 +107,55 @@ export class XenStoreParser {
 
   /** Bytes that were pushed and are not part of a message yet taken. */
   get buffered(): number {
-    return this.#bytes.length;
+    return this.#bytes.length - this.#at;
   }
 
   /** Takes `chunk` over: it must not change afterwards. */
   push(chunk: Uint8Array): void {
     if (this.#broken) return;
-    if (this.#bytes.length === 0) {
-      this.#bytes = chunk;
-      return;
-    }
-    const joined = new Uint8Array(this.#bytes.length + chunk.length);
-    joined.set(this.#bytes);
-    joined.set(chunk, this.#bytes.length);
-    this.#bytes = joined;
+    const rest = this.rest;
+    this.#bytes = rest.length === 0 ? asBuffer(chunk) : Buffer.concat([rest, chunk]);
+    this.#at = 0;
+  }
+
+  /** The bytes that are buffered. */
+  get rest(): Uint8Array {
+    return this.#bytes.subarray(this.#at);
   }
 
   /** The next message, once it is whole. */
   next(): XenStoreMessage | undefined {
     const bytes = this.#bytes;
-    if (bytes.length < XENSTORE_HEADER_SIZE) return undefined;
-    const header = new DataView(bytes.buffer, bytes.byteOffset, XENSTORE_HEADER_SIZE);
-    const length = header.getUint32(12, true);
+    const at = this.#at;
+    const start = at + XENSTORE_HEADER_SIZE;
+    if (bytes.length < start) return undefined;
+    const length = bytes.readUInt32LE(at + 12);
     if (length > XENSTORE_PAYLOAD_MAX) {
       this.#broken = true;
-      this.#bytes = new Uint8Array(0);
+      this.#at = bytes.length;
       return undefined;
     }
-    const end = XENSTORE_HEADER_SIZE + length;
+    const end = start + length;
     if (bytes.length < end) return undefined;
-    this.#bytes = bytes.subarray(end);
+    this.#at = end;
     return {
-      type: header.getUint32(0, true),
-      requestId: header.getUint32(4, true),
-      transactionId: header.getUint32(8, true),
-      payload: bytes.subarray(XENSTORE_HEADER_SIZE, end),
+      type: bytes.readUInt32LE(at),
+      requestId: bytes.readUInt32LE(at + 4),
+      transactionId: bytes.readUInt32LE(at + 8),
+      payload: bytes.subarray(start, end),
     };
   }
 }
 
+function asBuffer(bytes: Uint8Array): Buffer {
+  return bytes instanceof Buffer
+    ? bytes
+    : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
+}
+
 /** Strings of the protocol are bytes: every byte is one character, 0 to 255. */
 export function decodeXenStoreText(bytes: Uint8Array): string {
-  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString("latin1");
+  return asBuffer(bytes).toString("latin1");
 }
 
 /** The strings, each with the NUL that ends it. */
@@ -157,7 +165,10 @@ export function encodeXenStoreStrings(strings: readonly string[]): Uint8Array {
 
 /** The strings that a NUL ends; what comes after the last NUL is left out, as the C daemon does. */
 export function decodeXenStoreStrings(payload: Uint8Array): string[] {
-  const strings = decodeXenStoreText(payload).split("\0");
+  const text = decodeXenStoreText(payload);
+  // Most requests have one string.
+  if (text.indexOf("\0") === text.length - 1) return text === "" ? [] : [text.slice(0, -1)];
+  const strings = text.split("\0");
   strings.pop();
   return strings;
 }

@@ -76,6 +76,11 @@ export class Outbox {
 
   /** The next whole messages, of `size` bytes or a message more; undefined where nothing waits. */
   take(size: number): Uint8Array | undefined {
+    if (this.#queue.length === 1) {
+      const only = this.#queue.pop()!;
+      this.#forget(only);
+      return only.bytes;
+    }
     let count = 0;
     for (let bytes = 0; count < this.#queue.length && bytes < size; count++) {
       bytes += this.#queue[count]!.bytes.length;

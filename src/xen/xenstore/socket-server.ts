@@ -2,7 +2,7 @@
 import { createServer, type Server } from "node:net";
 import { listenOnUnixSocket, UnixSocketError } from "../../io/unix-socket.ts";
 import { XenError } from "../domain.ts";
-import { SocketTransport } from "./socket-transport.ts";
+import { socketTransport } from "./descriptor-transport.ts";
 import type { XenStoreTransport } from "./transport.ts";
 
 export interface XenStoreSocketOptions {
@@ -27,7 +27,7 @@ export class XenStoreSocket implements AsyncDisposable {
   static async open(path: string, options: XenStoreSocketOptions): Promise<XenStoreSocket> {
     const clients = new Set<Disposable>();
     const server = createServer((socket) => {
-      const client = options.accept(new SocketTransport(socket));
+      const client = options.accept(socketTransport(socket));
       clients.add(client);
       socket.on("close", () => clients.delete(client));
     });

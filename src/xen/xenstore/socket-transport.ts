@@ -27,6 +27,11 @@ export class SocketTransport implements XenStoreTransport {
     return !this.#socket.writableNeedDrain;
   }
 
+  /** The kernel has all that was sent. */
+  protected get flushed(): boolean {
+    return this.#socket.writableLength === 0;
+  }
+
   send(bytes: Uint8Array): void {
     if (this.#socket.writable) this.#socket.write(bytes);
   }

@@ -65,6 +65,8 @@ export class DirectView implements View {
   }
 
   changed(path: string, exact: boolean, before: readonly Permissions[]): void {
+    // Most changes are nobody's news.
+    if (!this.#watches.hears(path, exact)) return;
     const change: Change = { path, exact, readable: [...before, ...readableBy(this.#tree, path)] };
     this.#watches.fire(change);
   }

@@ -108,6 +108,17 @@ export class WatchTable {
     );
   }
 
+  /** Whether any watch could hear of it. */
+  hears(path: string, exact: boolean): boolean {
+    if (this.#byPath.size === 0) return false;
+    if (this.#byPath.has(path)) return true;
+    for (let above = path; !exact && above !== "/"; ) {
+      above = parentPath(above);
+      if (this.#byPath.has(above)) return true;
+    }
+    return false;
+  }
+
   #hearing({ path, exact }: Change): Watch[] {
     const found = [...(this.#byPath.get(path) ?? [])];
     if (exact) return found;

@@ -18,7 +18,7 @@ import { XenStoreDaemon } from "../../../src/xen/xenstore/daemon.ts";
 import { ManualClock } from "../../support/manual-clock.ts";
 import { RawClient } from "./raw-client.ts";
 
-function message(type: number, text: string): Uint8Array<ArrayBuffer> {
+function message(type: number, text: string): Buffer<ArrayBuffer> {
   const payload = Buffer.from(text, "latin1");
   return encodeXenStoreMessage({ type, requestId: 1, transactionId: 0, payload });
 }
@@ -69,8 +69,8 @@ test("a length that is too long ends that connection, its watches and transactio
   const good = new RawClient(daemon.connect(1));
   const bad = new RawClient(daemon.connect(1));
   assert.equal(await bad.ask(XS_WATCH, ["a", "t"]), "OK");
-  const header = message(XS_READ, "").slice();
-  new DataView(header.buffer).setUint32(12, 0x8000_0000, true);
+  const header = message(XS_READ, "");
+  header.writeUInt32LE(0x8000_0000, 12);
   bad.transport.send(header);
   bad.transport.send(message(XS_READ, "/\0"));
   await bad.closed;
