@@ -19,9 +19,6 @@ export const XenStoreInterface = {
   error: 2072,
 } as const;
 
-export const XENSTORE_SERVER_FEATURE_RECONNECTION = 1;
-export const XENSTORE_SERVER_FEATURE_ERROR = 2;
-
 /** `connection`: a guest writes RECONNECT, the daemon CONNECTED. */
 export const XENSTORE_CONNECTED = 0;
 export const XENSTORE_RECONNECT = 1;

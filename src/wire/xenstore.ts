@@ -41,8 +41,10 @@ export const XS_SET_FEATURE = 24;
 export const XS_GET_QUOTA = 25;
 export const XS_SET_QUOTA = 26;
 
+/** A client may have its ring begun anew. */
+export const XENSTORE_SERVER_FEATURE_RECONNECTION = 1;
 /** The page of a ring has a field for the error that ended it. */
-const XENSTORE_SERVER_FEATURE_ERROR = 2;
+export const XENSTORE_SERVER_FEATURE_ERROR = 2;
 /** XS_WATCH takes a depth. */
 export const XENSTORE_SERVER_FEATURE_WATCHDEPTH = 4;
 /** What our daemon can do. */

@@ -4,11 +4,12 @@
  * Invariant: a page that somebody used before us (a kernel that crashed, a client that closed) is connected anew, so that
  * no answer to another's request is taken for one of ours; the daemon has forgotten the other's watches by then.
  */
+
+import { XENSTORE_SERVER_FEATURE_RECONNECTION } from "../../wire/xenstore.ts";
 import {
   XENSTORE_CONNECTED,
   XENSTORE_ERROR_NONE,
   XENSTORE_RECONNECT,
-  XENSTORE_SERVER_FEATURE_RECONNECTION,
 } from "../../wire/xenstore-ring.ts";
 import { XenError } from "../domain.ts";
 import { RingPage, RingTransport, type XenStoreRing } from "./ring-transport.ts";

@@ -5,6 +5,11 @@
  * Invariant: a domain whose connection ended for what it did finds the reason in `error` and is looked at no more,
  * until it asks to be connected anew; then it begins with nothing, as a new client does.
  */
+
+import {
+  XENSTORE_SERVER_FEATURE_ERROR,
+  XENSTORE_SERVER_FEATURE_RECONNECTION,
+} from "../../wire/xenstore.ts";
 import {
   XENSTORE_CONNECTED,
   XENSTORE_ERROR_COMM,
@@ -12,8 +17,6 @@ import {
   XENSTORE_ERROR_PROTO,
   XENSTORE_ERROR_RINGIDX,
   XENSTORE_RECONNECT,
-  XENSTORE_SERVER_FEATURE_ERROR,
-  XENSTORE_SERVER_FEATURE_RECONNECTION,
 } from "../../wire/xenstore-ring.ts";
 import { type Domain, GrantMapBatch, GrantStatus, PAGE_SIZE, XenError } from "../domain.ts";
 import { RingPage, RingTransport, type XenStoreRing } from "./ring-transport.ts";
