@@ -16,9 +16,11 @@ export {
   type BackendLimits,
   defaultBackendLimits,
   defaultFrontendLimits,
+  dialects,
   type FrontendLimits,
   type Negotiated,
 } from "./features.ts";
+export { MAX_REQUEST_BYTES } from "./frontend/connection.ts";
 export type { FrontendCounters } from "./frontend/counters.ts";
 export type { FrontendFigures } from "./frontend/figures.ts";
 export type { FreezeReason } from "./frontend/freeze.ts";
@@ -28,4 +30,5 @@ export type {
   FrontendDevice,
   FrontendState,
 } from "./frontend/options.ts";
+export type { OutstandingRequest } from "./frontend/outstanding.ts";
 export { describeRange } from "./parameters.ts";

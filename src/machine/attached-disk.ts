@@ -5,6 +5,7 @@ import { Disk } from "../store/disk.ts";
 import { type Domain, XenError } from "../xen/domain.ts";
 import type { VbdPaths } from "../xen/toolstack.ts";
 import { type BackendReport, emptyReport } from "./backend-protocol.ts";
+import type { InheritedRequest } from "./inherited-requests.ts";
 import type { AttachOptions } from "./machine.ts";
 import type { RestartableBackend } from "./restartable-backend.ts";
 import { type RingIndexes, ringIndexes } from "./ring-indexes.ts";
@@ -46,6 +47,7 @@ export interface Attachment {
   readonly paths: VbdPaths;
   /** Runs after both ends have closed. */
   readonly onclosed: () => Promise<void>;
+  readonly inherited: readonly InheritedRequest[];
 }
 
 export class AttachedDisk extends Disk {
@@ -67,6 +69,11 @@ export class AttachedDisk extends Disk {
   /** "away" while a disk that reconnects waits for its backend. */
   get state(): FrontendState {
     return this.frontend.state;
+  }
+
+  /** Requests that a saved guest had left unanswered, which are done once more on this disk. */
+  get inherited(): readonly InheritedRequest[] {
+    return this.#attachment.inherited;
   }
 
   /** What the disk was attached as. */
@@ -124,14 +131,14 @@ export class AttachedDisk extends Disk {
   /** Closes the backend, so that the disk may be opened elsewhere. To be done while the frontend is suspended, or
    * reconnects. Rejects with XenError("EOPNOTSUPP") where the disk was given opened: nobody could open it again. */
   async closeBackend(): Promise<void> {
-    this.#assertReopens();
+    this.assertReopens();
     await this.#attachment.backend.close();
   }
 
   /** Closes the backend and begins it anew: requests wait meanwhile. For a disk that reconnects. Rejects with
    * XenError("EOPNOTSUPP") for one that does not, or that was given opened. */
   async restartBackend(): Promise<void> {
-    this.#assertReopens();
+    this.assertReopens();
     if (this.options.reconnect !== true && this.state !== "suspended") {
       const message = `${this.vdev} was not attached to reconnect: it would fail with its backend`;
       throw new XenError("EOPNOTSUPP", message);
@@ -139,7 +146,8 @@ export class AttachedDisk extends Disk {
     await this.#attachment.backend.restart();
   }
 
-  #assertReopens(): void {
+  /** Throws XenError("EOPNOTSUPP") where the disk was given opened. */
+  assertReopens(): void {
     if (this.spec !== undefined) return;
     throw new XenError("EOPNOTSUPP", `${this.vdev} was given opened, and cannot be opened again`);
   }

@@ -5,10 +5,21 @@
  * Invariants: one change runs at a time; a guest that does not run sends nothing and hears of nothing; after `destroy`
  * nothing of it is left, whatever state it was in.
  */
+import type { Duplex } from "node:stream";
 import { Turns } from "../util/turns.ts";
-import { type Domain, XenError, type XenStore } from "../xen/domain.ts";
-import type { DomainOptions, EmbeddedMachine, ShutdownReason } from "../xen/embedded/index.ts";
+import { type OwnPages, XenError, type XenStore } from "../xen/domain.ts";
+import type {
+  DomainOptions,
+  EmbeddedDomain,
+  EmbeddedMachine,
+  ShutdownReason,
+} from "../xen/embedded/index.ts";
+import { GTF_readonly } from "../xen/embedded/layout.ts";
 import type { AttachedDisk } from "./attached-disk.ts";
+import { guarded, readAnswer, readerOf, sinkTo } from "./migrate.ts";
+import { writeGuest } from "./save.ts";
+import { writeWhole } from "./save-file.ts";
+import { RecordWriter, type RunRecord } from "./save-format.ts";
 
 /** "suspend", "poweroff", "reboot" and "crash" are reasons why it does not run (sched.h). */
 export type GuestState = "running" | ShutdownReason | "dead";
@@ -23,15 +34,16 @@ export interface GuestParts {
 }
 
 export class Guest implements AsyncDisposable {
-  readonly domain: Domain;
+  readonly domain: EmbeddedDomain;
   readonly name: string;
   readonly #parts: GuestParts;
   readonly #turns = new Turns();
   /** The disks that are attached to it now. */
   readonly disks: Set<AttachedDisk> = new Set();
+  readonly #pages: OwnPages[] = [];
   #state: GuestState = "running";
 
-  constructor(domain: Domain, parts: GuestParts) {
+  constructor(domain: EmbeddedDomain, parts: GuestParts) {
     this.domain = domain;
     this.name = parts.name;
     this.#parts = parts;
@@ -50,6 +62,37 @@ export class Guest implements AsyncDisposable {
     return this.#state;
   }
 
+  /** Pages and grant entries of the domain. */
+  get shape(): { readonly memoryPages: number; readonly grantEntries: number } {
+    const { pageCount: memoryPages, grantEntries } = this.domain.memory.shape;
+    return { memoryPages, grantEntries };
+  }
+
+  /** Pages of the guest's own, in the order they were allocated: saved and restored with it, and so are their grants, under
+   * the same references. */
+  get pages(): readonly OwnPages[] {
+    return this.#pages;
+  }
+
+  /** Zeroed pages side by side; undefined where the domain has no such run left. They are given back by `free`. */
+  allocate(pageCount: number): OwnPages | undefined {
+    const pages = this.domain.grants.allocate(pageCount);
+    if (pages !== undefined) this.#pages.push(pages);
+    return pages;
+  }
+
+  free(pages: OwnPages): void {
+    const index = this.#pages.indexOf(pages);
+    if (index >= 0) this.#pages.splice(index, 1);
+    pages[Symbol.dispose]();
+  }
+
+  /** What an entry of the grant table says. */
+  grantOf(reference: number): RunRecord["grants"][number] {
+    const word = Atomics.load(this.domain.memory.grantWords, reference * 2);
+    return { reference, peer: word >>> 16, readOnly: (word & GTF_readonly) !== 0 };
+  }
+
   /** Stops the guest as it is: its disks send nothing, and what was answered is not looked at. Ports, grants and watches
    * stay. Rejects with XenError("EINVAL") where it does not run. */
   suspend(): Promise<void> {
@@ -61,6 +104,78 @@ export class Guest implements AsyncDisposable {
    * with the first disk's error where one does not come back. */
   resume(options: { readonly cancelled?: boolean } = {}): Promise<void> {
     return this.#turns.run(() => this.#resume(options));
+  }
+
+  /** Writes the guest to a file (docs/save-format.md), whole or not at all, and destroys it; a `checkpoint` leaves it as it
+   * was, running or suspended. When it resolves, its disks may be opened by whoever restores it. Rejects with what stands
+   * against it, with XenError("E2BIG") where it has too much, and with EINVAL where it is neither running nor suspended;
+   * the guest is as it was then. */
+  save(path: string, options: { readonly checkpoint?: boolean } = {}): Promise<void> {
+    return this.#turns.run(async () => {
+      const ran = await this.#standStill();
+      try {
+        await writeWhole(path, async (sink) => {
+          const writer = new RecordWriter();
+          await writeGuest(this, this.#parts.toolstack, writer, sink);
+          await sink(writer.record({ type: "end" }));
+        });
+      } catch (error) {
+        if (ran) await this.#resume({ cancelled: true });
+        throw error;
+      }
+      if (options.checkpoint !== true) {
+        await this.#destroy(new XenError("ESHUTDOWN", `${this.name} was saved`));
+      } else if (ran) await this.#resume({ cancelled: true });
+    });
+  }
+
+  /** Sends the guest to a machine that receives it at the other end of the stream, which is this call's alone until it
+   * settles, and destroys it here when it runs there. Where it does not come to run there, it runs on here, and the promise
+   * rejects with the reason. Only where the connection is lost after all was sent it is not known who has the guest: it
+   * stays suspended, the promise rejects with XenError("ECONNRESET"), and whoever knows calls `resume` or `destroy`.
+   * Rejects with EOPNOTSUPP where a disk was given opened. */
+  migrate(stream: Duplex): Promise<void> {
+    return this.#turns.run(() => this.#migrate(stream));
+  }
+
+  async #migrate(stream: Duplex): Promise<void> {
+    for (const disk of this.disks) disk.assertReopens();
+    const ran = await this.#standStill();
+    using _guard = guarded(stream);
+    const writer = new RecordWriter();
+    const sink = sinkTo(stream);
+    let sent = false;
+    let refusal: string | undefined;
+    try {
+      await writeGuest(this, this.#parts.toolstack, writer, sink);
+      for (const disk of this.disks) await disk.closeBackend();
+      sent = true;
+      await sink(writer.record({ type: "end" }));
+      refusal = await readAnswer(readerOf(stream));
+    } catch (cause) {
+      if (!sent) {
+        if (ran) await this.#resume({ cancelled: true });
+        throw cause;
+      }
+      const message = `${this.name} was sent, and no answer came: if it runs there, destroy it here; if not, resume it`;
+      throw new XenError("ECONNRESET", message, { cause });
+    }
+    if (refusal === undefined) {
+      await this.#destroy(new XenError("ESHUTDOWN", `${this.name} has moved`));
+      return;
+    }
+    if (ran) await this.#resume({ cancelled: true });
+    throw new XenError("ECONNREFUSED", `${this.name} was not taken: ${refusal}`);
+  }
+
+  /** Whether it ran before. */
+  async #standStill(): Promise<boolean> {
+    if (this.#state === "running") {
+      await this.#suspend();
+      return true;
+    }
+    this.#assert("suspend");
+    return false;
   }
 
   /** Detaches the disks in good order, then stops for good. `destroy` ends the domain. */
@@ -105,6 +220,7 @@ export class Guest implements AsyncDisposable {
     if (this.#state === "dead") return;
     await this.#abandon(error);
     this.#state = "dead";
+    for (const pages of this.#pages.splice(0)) pages[Symbol.dispose]();
     try {
       await this.#parts.embedded.destroyDomain(this.domid);
       await this.#detachAll();

@@ -3,12 +3,15 @@
  * devices between them. It plays the toolstack: it writes the nodes, starts both ends, and removes them at the end.
  */
 import { randomUUID } from "node:crypto";
+import { createReadStream } from "node:fs";
 import { join } from "node:path";
+import type { Duplex } from "node:stream";
 import {
   type BackendEvent,
   type BackendLimits,
   BlockFrontend,
   type FrontendLimits,
+  type OutstandingRequest,
 } from "../block/index.ts";
 import { type Reactor, threadReactor } from "../io/reactor.ts";
 import type { BlockStore, EngineChoice, StoreSpec } from "../store/block-store.ts";
@@ -28,7 +31,11 @@ import { type BackendKind, parseVdev, vdevName } from "../xen/vbd.ts";
 import { AttachedDisk, type Link } from "./attached-disk.ts";
 import { type BackendLink, localBackend, remoteBackend } from "./backend-link.ts";
 import { Guest } from "./guest.ts";
+import { inherit } from "./inherited-requests.ts";
+import { guarded, readerOf, writeAnswer } from "./migrate.ts";
 import { RestartableBackend } from "./restartable-backend.ts";
+import { type Nursery, type RestoreOptions, restoreGuest } from "./restore.ts";
+import { RecordReader } from "./save-format.ts";
 
 export interface MachineOptions {
   /** Folder of sockets and shared memory; a fresh one of mode 0700 under the system's temporary folder if absent. */
@@ -176,7 +183,16 @@ export class Machine implements AsyncDisposable {
 
   /** Connects a disk to the guest and resolves when both ends are. Owns a store that is given; rejects with one clear
    * message, and leaves nothing behind. */
-  async attach(disk: BlockStore | StoreSpec, options: AttachOptions): Promise<AttachedDisk> {
+  attach(disk: BlockStore | StoreSpec, options: AttachOptions): Promise<AttachedDisk> {
+    return this.#attach(disk, options, []);
+  }
+
+  /** `requests` are submitted before anybody else's. */
+  async #attach(
+    disk: BlockStore | StoreSpec,
+    options: AttachOptions,
+    requests: readonly OutstandingRequest[],
+  ): Promise<AttachedDisk> {
     const link = options.link ?? "thread";
     await using undo = new AsyncDisposableStack();
     if (!("driver" in disk)) undo.use(disk);
@@ -242,12 +258,15 @@ export class Machine implements AsyncDisposable {
       ...(signal === undefined ? {} : { signal }),
     });
     undo.use(frontend);
+    const inherited = inherit(frontend, requests);
+    this.reactor.soon();
     const attached: AttachedDisk = new AttachedDisk({
       domain: guest.domain,
       frontend,
       backend,
       spec: "driver" in disk ? disk : undefined,
       options,
+      inherited,
       link,
       vdev: name,
       paths,
@@ -267,6 +286,50 @@ export class Machine implements AsyncDisposable {
     this.#disks.add(attached);
     guest.disks.add(attached);
     return attached;
+  }
+
+  /** Makes a guest, in a new domain, of a file that `Guest.save` wrote. It runs when the promise resolves, its disks are
+   * attached, and the requests that it had left unanswered are under way (`AttachedDisk.inherited`). Rejects, and leaves
+   * nothing behind, with XenError("EINVAL") for a file that is none or damaged, and with what stands against its name, its
+   * disks and the file. */
+  async restore(path: string, options: RestoreOptions = {}): Promise<Guest> {
+    const file = createReadStream(path);
+    try {
+      return await restoreGuest(this.#nursery, new RecordReader(file), options);
+    } finally {
+      file.destroy();
+    }
+  }
+
+  /** Takes the guest that `Guest.migrate` sends from the other end of the stream, which is this call's alone until it
+   * settles. As restore; the sender is told what this rejects with. */
+  async receive(stream: Duplex, options: RestoreOptions = {}): Promise<Guest> {
+    using _guard = guarded(stream);
+    const reader = readerOf(stream);
+    let guest: Guest;
+    try {
+      guest = await restoreGuest(this.#nursery, reader, options);
+    } catch (error) {
+      void reader.drain().catch(() => {});
+      const refusal = error instanceof Error ? error.message : String(error);
+      await writeAnswer(stream, refusal || "it failed").catch(() => {});
+      throw error;
+    }
+    // Where the sender does not hear it, the guest runs here all the same.
+    await writeAnswer(stream, "").catch(() => {});
+    return guest;
+  }
+
+  get #nursery(): Nursery {
+    const { store } = this.#dom0;
+    return {
+      createGuest: (options) => this.createGuest(options),
+      writeNode: async (path, value, permissions) => {
+        await store.write(path, value);
+        await store.setPermissions(path, permissions);
+      },
+      attach: (disk, options, requests) => this.#attach(disk, options, requests),
+    };
   }
 
   async #startBackend(

@@ -53,8 +53,9 @@ export interface OwnPages extends Disposable {
   readonly count: number;
   /** Grant reference of page i, or 0 while it is not granted (references below 8 are reserved). */
   readonly references: Uint32Array;
-  /** Grants page `index`; false when no grant entry is free. */
-  grant(index: number, peer: number, readOnly: boolean): boolean;
+  /** Grants page `index`; false when no grant entry is free. Where a reference is `wanted`, as a restored domain does whose
+   * peers know it, false too when that one cannot be had. */
+  grant(index: number, peer: number, readOnly: boolean, wanted?: number): boolean;
   /** gnttab_end_foreign_access: false while the peer maps the page; the grant then stays. */
   endAccess(index: number): boolean;
 }

@@ -23,6 +23,7 @@ import { pollWrite } from "./dump.ts";
 import { type FrontendFigures, figuresOf } from "./figures.ts";
 import { FrontendLife } from "./life.ts";
 import type { BlockFrontendOptions, FrontendDevice, FrontendState } from "./options.ts";
+import { copyOutstanding, type OutstandingRequest } from "./outstanding.ts";
 import type { RingPages } from "./rings.ts";
 
 export class BlockFrontend implements BlockStore {
@@ -152,10 +153,9 @@ export class BlockFrontend implements BlockStore {
     return held;
   }
 
-  /** What was submitted and has not ended, in an order in which it may be done again. Theirs who submitted it: to look at,
-   * while nothing is sent (`suspend`). */
-  get outstanding(): readonly BlockRequest[] {
-    return this.#life.dispatcher.outstanding();
+  /** A copy of what was submitted and has not ended, in an order in which it may be done again. */
+  outstanding(): OutstandingRequest[] {
+    return this.#life.dispatcher.outstanding().map(copyOutstanding);
   }
 
   get state(): FrontendState {

@@ -11,7 +11,7 @@ import { allocateRegion } from "../../io/memory.ts";
 import type { EventDescriptor } from "../../io/poller.ts";
 import { type Reactor, threadReactor } from "../../io/reactor.ts";
 import { createSharedMemory } from "../../io/shared-memory.ts";
-import { type Domain, PAGE_SIZE, XenError } from "../domain.ts";
+import { PAGE_SIZE, XenError } from "../domain.ts";
 import { XenStoreClient } from "../xenstore/client.ts";
 import { XenStoreDaemon } from "../xenstore/daemon.ts";
 import { openDomainRing } from "../xenstore/ring-service.ts";
@@ -113,7 +113,7 @@ export class EmbeddedMachine implements AsyncDisposable {
 
   /** A domain that lives on this thread, until it is disposed or destroyed. Rejects with XenError("EEXIST") when the
    * number is taken, and RangeError when the options leave no room. */
-  async createDomain(domid: number, options: DomainOptions = {}): Promise<Domain> {
+  async createDomain(domid: number, options: DomainOptions = {}): Promise<EmbeddedDomain> {
     const resident = await this.#make(domid, options);
     const { memory, bell, shared, storePort } = resident;
     const ring = options.xenstore === "ring";

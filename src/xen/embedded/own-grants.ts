@@ -98,9 +98,15 @@ export class OwnGrants {
     return -1;
   }
 
-  /** The reference of the new grant; 0 when no entry is free. */
-  grant(start: number, peer: number, readOnly: boolean): number {
+  /** The reference of the new grant, `wanted` where that is not 0; 0 when no entry is free, or that one is not. */
+  grant(start: number, peer: number, readOnly: boolean, wanted: number = 0): number {
     if (this.#freeCount === 0) return 0;
+    if (wanted !== 0) {
+      const index = this.#free.lastIndexOf(wanted, this.#freeCount - 1);
+      if (index < 0) return 0;
+      this.#free[index] = this.#free[this.#freeCount - 1]!;
+      this.#free[this.#freeCount - 1] = wanted;
+    }
     const reference = this.#free[--this.#freeCount]!;
     const words = this.#memory.grantWords;
     Atomics.store(words, reference * 2 + 1, start / PAGE_SIZE);
@@ -179,11 +185,11 @@ class EmbeddedPages implements OwnPages {
     this.references = new Uint32Array(count);
   }
 
-  grant(index: number, peer: number, readOnly: boolean): boolean {
+  grant(index: number, peer: number, readOnly: boolean, wanted?: number): boolean {
     invariant(!this.#disposed && index < this.count, "a page is granted that is not there");
     invariant(this.references[index] === 0, "a page is granted twice");
     invariant(isDomid(peer), "a page is granted to a number that is no domain's");
-    const reference = this.#grants.grant(this.start + index * PAGE_SIZE, peer, readOnly);
+    const reference = this.#grants.grant(this.start + index * PAGE_SIZE, peer, readOnly, wanted);
     this.references[index] = reference;
     return reference !== 0;
   }
