@@ -47,7 +47,8 @@ export async function listDisk(
   store: XenStore,
   uriOf: (exportName: string) => string,
 ): Promise<ListedDisk> {
-  const { disk, frontendPath, backendPath, error } = entry;
+  const { disk, error } = entry;
+  const { frontend: frontendPath, backend: backendPath } = disk.paths;
   const number = async (...keys: string[]): Promise<number | undefined> => {
     for (const key of keys) {
       const text = await store.read(`${frontendPath}/${key}`);

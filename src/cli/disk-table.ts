@@ -17,8 +17,6 @@ export interface ServedDisk {
   readonly text: string;
   readonly disk: AttachedDisk;
   readonly export: NbdExport;
-  readonly frontendPath: string;
-  readonly backendPath: string;
   readonly link: string;
   /** Why it serves nobody any more: its backend died, or broke the protocol. */
   error: string | undefined;
@@ -98,43 +96,39 @@ export class DiskTable implements AsyncDisposable {
     const disk = undo.use(
       await this.#machine.attach(spec, {
         ...(named === undefined ? {} : { guest: named }),
-        ...{
-          vdev,
-          link,
-          engine,
-          backend,
-          frontend,
-          readOnly,
-          cdrom,
-          removable: cdrom,
-          kind,
-          signal,
-        },
+        vdev,
+        link,
+        engine,
+        backend,
+        frontend,
+        readOnly,
+        cdrom,
+        removable: cdrom,
+        kind,
+        signal,
       }),
     );
-    const { frontendPath, backendPath } = await disk.information();
     signal.throwIfAborted();
-    const guest = this.#machine.guests.get(Number(frontendPath.split("/")[3]))!;
+    const guest = this.#machine.guests.get(disk.domid)!;
     const name = request.exportName ?? `${guest.name}/${disk.vdev}`;
     const entry: ServedDisk = {
-      ...{ guest, text, disk, frontendPath, backendPath, link },
+      guest,
+      text,
+      disk,
+      link,
       export: { name, store: disk.store, description: text },
       error: undefined,
       gone: undefined,
     };
     this.#nbd.add(entry.export);
     undo.move();
-    disk.store.subscribe({ failed: (error) => void this.#failed(entry, error) });
+    disk.store.subscribe({
+      failed: (error) => {
+        entry.error = error.message;
+      },
+    });
     this.#disks.add(entry);
     return entry;
-  }
-
-  async #failed(entry: ServedDisk, error: Error): Promise<void> {
-    entry.error = error.message;
-    // Who knows better is whoever ran the backend.
-    await entry.disk.information().catch((reason: Error) => {
-      entry.error = reason.message;
-    });
   }
 
   /** Resolves when the disk is gone from its guest: once its last client has left, or soon where `force` cuts them off.

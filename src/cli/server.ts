@@ -33,6 +33,9 @@ export interface ServerContents {
   readonly disks: readonly AttachRequest[];
 }
 
+/** Domain 0 sees what a toolstack sees. */
+const DOM0 = 0;
+
 /** Makes the guests, attaches the disks and listens. `signal` ends starting. */
 export async function startServer(
   { guests, disks }: ServerContents,
@@ -77,7 +80,7 @@ export async function startServer(
       ? await listenOn(nbd, inherited)
       : await listen(nbd, options, machine.directory);
   if (inherited.length === 0 && "path" in address) leftovers.addSocket(address.path);
-  const store = stack.use(await XenStoreClient.connect(machine.xenstoreSocket));
+  const store = stack.use(new XenStoreClient(machine.embedded.xenstore.connect(DOM0)));
   const server = new RunningServer({
     ...{ machine, table, store, address },
     activated: inherited.length > 0,
@@ -140,7 +143,7 @@ export class RunningServer implements AsyncDisposable {
   }
 
   async info(): Promise<ServerInfo> {
-    const disks = await Promise.allSettled([...this.table].map((entry) => this.#infoOf(entry)));
+    const disks = await Promise.all([...this.table].map((entry) => this.#infoOf(entry)));
     return {
       version: packageVersion(),
       pid: process.pid,
@@ -149,8 +152,7 @@ export class RunningServer implements AsyncDisposable {
       uri: this.#firstUri,
       uptimeSeconds: Math.round(process.uptime()),
       domains: [...this.#machine.guests.values()].map(({ domid, name }) => ({ domid, name })),
-      // A disk whose backend died meanwhile has nothing to tell; `list` shows it.
-      disks: disks.flatMap((disk) => (disk.status === "fulfilled" ? [disk.value] : [])),
+      disks,
     };
   }
 

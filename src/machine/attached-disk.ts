@@ -85,6 +85,16 @@ export class AttachedDisk extends Disk {
     return this.#attachment.options;
   }
 
+  /** The directories of both ends in the xenstore. */
+  get paths(): VbdPaths {
+    return this.#attachment.paths;
+  }
+
+  /** Of the domain that has the frontend. */
+  get domid(): number {
+    return this.#attachment.domain.id;
+  }
+
   async information(): Promise<AttachmentInformation> {
     const { domain, frontend, backend, link, paths } = this.#attachment;
     const report = await backend.report().catch(() => emptyReport(frontend.info));

@@ -6,7 +6,7 @@
  * nothing is allocated for a length that is over its limit.
  */
 import { crc32 } from "node:zlib";
-import { MAX_REQUEST_BYTES } from "../block/index.ts";
+import { MAX_REQUEST_BYTES, type OutstandingRequest } from "../block/index.ts";
 import { Operation } from "../store/block-store.ts";
 import { PAGE_SIZE, XenError, type XenStorePermission } from "../xen/domain.ts";
 
@@ -78,20 +78,10 @@ export interface DiskRecord {
 }
 
 /** A request that had not been answered. */
-export interface RequestRecord {
+export interface RequestRecord extends OutstandingRequest {
   readonly type: "request";
   /** Which disk, from 0. */
   readonly disk: number;
-  readonly operation: Operation;
-  readonly ordered: boolean;
-  /** Bits of RequestFlag. */
-  readonly flags: number;
-  /** Bytes. */
-  readonly offset: number;
-  /** Bytes. */
-  readonly length: number;
-  /** Of a write, `length` bytes; else none. */
-  readonly data: Uint8Array;
 }
 
 export interface EndRecord {

@@ -24,6 +24,9 @@ export interface Domain extends AsyncDisposable {
 /** The domain that asks, whatever its number (xen.h). It is a name for calls; grant entries hold numbers. */
 export const DOMID_SELF = 0x7ff0;
 
+/** Numbers from here on name no domain (xen.h); DOMID_SELF is the first of them. */
+export const DOMID_FIRST_RESERVED = 0x7ff0;
+
 /** Statuses of grant_table.h (GNTST_*), as every operation answers them. */
 export const GrantStatus = {
   okay: 0,

@@ -6,7 +6,7 @@
  * Page 0 is the header, then the grant table, then the events, then ordinary pages. Every word is little-endian, and
  * every word that two domains write is only ever changed by an atomic operation on an aligned 16- or 32-bit unit.
  */
-import { DOMID_SELF, PAGE_SIZE } from "../domain.ts";
+import { DOMID_FIRST_RESERVED, PAGE_SIZE } from "../domain.ts";
 
 /** Words of the header, as indexes of 32-bit words. */
 export const Header = {
@@ -93,9 +93,6 @@ export function portWord(state: number, domid: number, port: number): number {
 export const portState = (word: number): number => (word >>> 12) & 15;
 export const portDomain = (word: number): number => word >>> 16;
 export const portRemote = (word: number): number => word & 0xfff;
-
-/** Domain numbers from here on are reserved (DOMID_FIRST_RESERVED of xen.h), DOMID_SELF is the first of them. */
-const DOMID_FIRST_RESERVED = DOMID_SELF;
 
 export function isDomid(value: number): boolean {
   return Number.isInteger(value) && value >= 0 && value < DOMID_FIRST_RESERVED;

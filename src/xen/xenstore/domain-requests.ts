@@ -3,16 +3,14 @@
  * management and xenstored communications").
  */
 import { XENSTORE_SERVER_FEATURES, type XsdError } from "../../wire/xenstore.ts";
+import { DOMID_SELF } from "../domain.ts";
 import type { KnownDomain } from "./domains.ts";
 import { findQuota, quotas } from "./limits.ts";
 import { domainPath } from "./paths.ts";
 import { isPrivileged } from "./permissions.ts";
 import { type Answer, domidOf, numberOf, OK, type Request, textAnswer } from "./request.ts";
 
-/** DOMID_SELF of xen.h. */
-const DOMID_SELF = 0x7ff0;
-
-/** DOMID, GFN and PORT of its ring, which we do not map: domains connect to us by other ways. Where it is known, its
+/** DOMID, GFN and PORT of its ring, which is mapped by its reserved grant, so that the GFN does not matter. Where it is known, its
  * clients begin anew, without watches and transactions. */
 export function introduce({ session, strings }: Request): Answer {
   const domid = domidOf(strings[0]);

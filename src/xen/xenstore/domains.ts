@@ -1,8 +1,9 @@
 /** The domains that the daemon knows of, and what each holds of it: one place of accounting for all its clients. */
 import { XENSTORE_SERVER_FEATURES } from "../../wire/xenstore.ts";
+import { DOMID_FIRST_RESERVED } from "../domain.ts";
 import { ConflictCredit } from "./conflict-credit.ts";
 import type { DomainLimits } from "./limits.ts";
-import { DOMID_FIRST_RESERVED, type Subject } from "./permissions.ts";
+import type { Subject } from "./permissions.ts";
 
 export class KnownDomain implements Subject {
   readonly domid: number;

@@ -22,9 +22,6 @@ export interface Subject {
   readonly target: number | undefined;
 }
 
-/** Domains from here on are no domains but names (DOMID_SELF, DOMID_IO, ...). */
-export const DOMID_FIRST_RESERVED = 0x7ff0;
-
 const letters = { none: "n", read: "r", write: "w", both: "b" } as const;
 const bits = { none: 0, read: READ, write: WRITE, both: READ | WRITE } as const;
 
