@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { subscribe, unsubscribe } from "node:diagnostics_channel";
 import { test } from "node:test";
-import { setTimeout as sleep } from "node:timers/promises";
+import { setTimeout as sleep, setImmediate as turn } from "node:timers/promises";
 import {
   type BrokenRequestMessage,
   backendParameters,
@@ -10,6 +10,7 @@ import {
   linuxStatistics,
   parseBackendParameters,
 } from "../../src/block/index.ts";
+import type { Reactor } from "../../src/io/reactor.ts";
 import { shows } from "../../src/testing/index.ts";
 import {
   BLKIF_OP_DISCARD,
@@ -19,7 +20,10 @@ import {
   BLKIF_RSP_ERROR,
   BLKIF_RSP_OKAY,
 } from "../../src/wire/blkif.ts";
+import { TOLERATED_EVENTS } from "../../src/xen/event-guard.ts";
 import { backendWorld, TestClock } from "./backend-world.ts";
+import { memoryStore } from "./coarse-store.ts";
+import { ScriptedFrontend } from "./scripted-frontend.ts";
 
 test(
   "after a broken request its ring rests for a millisecond, and no other ring does",
@@ -47,6 +51,97 @@ test(
     assert.equal(at.backend.counters!.rings[1]!.stalls.brokenRequest, 0);
   }),
 );
+
+test(
+  "a flood of events without a request costs a backend less and less, and requests are still heard",
+  shows(["2.16"], async () => {
+    const clock = new TestClock();
+    await using at = await backendWorld({ clock });
+    const { frontend, dom0 } = at;
+    await frontend.connect(0);
+    const read = () => frontend.transfer(BLKIF_OP_READ, 0, 1);
+    const heardOf = async (count: number) => {
+      const before = dom0.events.counters.delivered;
+      for (let i = 0; i < count; i++) {
+        frontend.channel.notify();
+        await turn();
+      }
+      return dom0.events.counters.delivered - before;
+    };
+    // What came before it does not count.
+    assert.equal(await frontend.status(read()), BLKIF_RSP_OKAY);
+    for (let i = 0; i < 20; i++) {
+      assert.equal(await heardOf(TOLERATED_EVENTS), TOLERATED_EVENTS);
+      assert.equal(await frontend.status(read()), BLKIF_RSP_OKAY, "without any time that passes");
+    }
+    assert.equal(clock.pending, 0);
+    assert.equal(await heardOf(1000), TOLERATED_EVENTS + 1);
+    // Each wait is twice as long as the last.
+    clock.advance(1);
+    assert.equal(await heardOf(1000), 1);
+    clock.advance(1);
+    assert.equal(await heardOf(1000), 0);
+    clock.advance(1);
+    assert.equal(await heardOf(1000), 1);
+    const answer = frontend.status(read());
+    await turn();
+    assert.equal(frontend.ring.pending(), 0, "it waits for its turn");
+    clock.advance(4);
+    assert.equal(await answer, BLKIF_RSP_OKAY);
+    assert.equal(await heardOf(TOLERATED_EVENTS), TOLERATED_EVENTS, "and is forgiven");
+  }),
+);
+
+/** Until the backend has masked its port, and a timer is to open it. */
+async function flood(frontend: ScriptedFrontend): Promise<void> {
+  for (let i = 0; i < 2 * TOLERATED_EVENTS; i++) {
+    frontend.channel.notify();
+    await turn();
+  }
+}
+
+test("a backend that closes during a flood leaves no timer behind, and hears the next frontend", async () => {
+  const clock = new TestClock();
+  await using at = await backendWorld({ clock });
+  for (let round = 0; round < 2; round++) {
+    await using frontend = new ScriptedFrontend(at.guest, at.paths);
+    await frontend.connect(0);
+    await flood(frontend);
+    assert.equal(clock.pending, 1);
+    await frontend.close();
+    assert.equal(clock.pending, 0);
+    await frontend.become(1);
+  }
+});
+
+test("a ring that was halted during a flood stays deaf", async () => {
+  const clock = new TestClock();
+  const held: (() => void)[] = [];
+  const store = async (reactor: Reactor) => {
+    const memory = await memoryStore(reactor, "1M");
+    const submit = memory.submit.bind(memory);
+    memory.submit = (request) => void held.push(() => submit(request));
+    return memory;
+  };
+  await using at = await backendWorld({ clock, store });
+  const { frontend, dom0 } = at;
+  await frontend.connect(0, { queues: 2 });
+  frontend.send(frontend.transfer(BLKIF_OP_READ, 0, 1));
+  await flood(frontend);
+  assert.deepEqual([held.length, clock.pending], [1, 1]);
+  const { pages } = frontend.rings[0]!;
+  const { bytes } = pages.region;
+  Atomics.store(new Int32Array(bytes.buffer, bytes.byteOffset + pages.start, 4), 0, 100_000);
+  // Its answer has the ring looked at.
+  held[0]!();
+  dom0.reactor.settle();
+  assert.equal(clock.pending, 0);
+  const before = dom0.events.counters.delivered;
+  clock.advance(1000);
+  await flood(frontend);
+  assert.equal(dom0.events.counters.delivered, before);
+  assert.match((await frontend.backendKey("error")) ?? "", /ring 0 halted/);
+});
 
 test(
   "broken requests are told by their rule, ten times a second at most",

@@ -5,6 +5,7 @@ import { setImmediate as turn } from "node:timers/promises";
 import { shows } from "../../src/testing/index.ts";
 import { BLKIF_RSP_OKAY, sectorOf } from "../../src/wire/blkif.ts";
 import { GrantMapBatch } from "../../src/xen/domain.ts";
+import { TOLERATED_EVENTS } from "../../src/xen/event-guard.ts";
 import { GUEST, ManualClock, Operation, World } from "./frontend-world.ts";
 
 for (const how of ["the toolstack's key", "the option"] as const) {
@@ -141,6 +142,34 @@ test(
     await read;
   }),
 );
+
+test("a backend whose events bring a response now and then is always heard at once", async () => {
+  const clock = new ManualClock();
+  await using at = await World.start({ clock });
+  for (let round = 0; round < 20; round++) {
+    await at.disk.read(0, 4096);
+    const before = at.guest.events.counters.delivered;
+    for (let i = 0; i < TOLERATED_EVENTS; i++) {
+      at.backend.channel.notify();
+      await turn();
+    }
+    assert.equal(at.guest.events.counters.delivered, before + TOLERATED_EVENTS);
+  }
+  assert.equal(clock.timers, 0);
+});
+
+test("a frontend that closes during a flood leaves no timer behind", async () => {
+  const clock = new ManualClock();
+  {
+    await using at = await World.start({ clock });
+    for (let i = 0; i < 2 * TOLERATED_EVENTS; i++) {
+      at.backend.channel.notify();
+      await turn();
+    }
+    assert.equal(clock.timers, 1);
+  }
+  assert.equal(clock.timers, 0);
+});
 
 for (const [dialect, sectors, number, first] of [
   ["spec", "2048", 24, 7],

@@ -4,8 +4,8 @@
  *
  * Invariants: a slot is copied once and checked as a copy; every consumed request is answered exactly once, after its
  * pages have been given back; no more requests run than the ring has slots; a producer index that cannot be halts the
- * ring for good, and after a broken request the ring rests. Work happens in `kick` alone, so that one wake-up ends in
- * one publish and one event.
+ * ring for good, after a broken request the ring rests, and after many events without a request its port does. Work
+ * happens in `kick` alone, so that one wake-up ends in one publish and one event.
  */
 import type { Kickable, Reactor } from "../../io/reactor.ts";
 import { BackRing } from "../../ring/back-ring.ts";
@@ -36,6 +36,7 @@ import {
   type EventChannel,
   XenError,
 } from "../../xen/domain.ts";
+import { EventGuard } from "../../xen/event-guard.ts";
 import type { BackendLimits } from "../features.ts";
 import { blkifStatus } from "../status.ts";
 import { BrokenRules } from "./broken-rules.ts";
@@ -84,6 +85,7 @@ export class BackendQueue implements RequestOwner, Kickable, DrainMember {
   readonly #drain: Drain;
   readonly #ring: BackRing;
   readonly #channel: EventChannel;
+  readonly #guard: EventGuard;
   readonly #persistent: boolean;
   readonly #cache: GrantCache;
   readonly #reclaim: Reclaim;
@@ -118,6 +120,7 @@ export class BackendQueue implements RequestOwner, Kickable, DrainMember {
     this.#ring = new BackRing(options.ring.bytes, options.layout, "attach");
     if (this.#ring.pending() < 0) throw new XenError("EIO", "impossible indexes on a fresh ring");
     this.#channel = options.channel;
+    this.#guard = new EventGuard(options.channel, clock);
     this.#persistent = options.persistent && limits.maxPersistentGrants > 0;
     this.#cache = new GrantCache({
       grants: domain.grants,
@@ -135,7 +138,10 @@ export class BackendQueue implements RequestOwner, Kickable, DrainMember {
       this.#free.push(pending);
     }
     this.#drain.join(this);
-    this.#channel.onevent = () => this.#touch();
+    this.#channel.onevent = () => {
+      this.#guard.came();
+      this.#touch();
+    };
     // Requests may have been published before we bound the channel.
     this.#touch();
   }
@@ -182,7 +188,11 @@ export class BackendQueue implements RequestOwner, Kickable, DrainMember {
     this.#dirty = false;
     if (this.#closed) return;
     if (this.#persistent) this.#reclaim.begin();
-    if (!this.#closing && !this.#halted) this.#take();
+    if (!this.#closing && !this.#halted) {
+      const before = this.#counters.requests;
+      this.#take();
+      this.#guard.ended(this.#counters.requests !== before);
+    }
     if (this.#ring.publish()) this.#channel.notify();
     if (this.#inFlight === 0) this.#idle?.();
     if (this.#persistent && !this.#closing) this.#reclaim.step();
@@ -231,6 +241,7 @@ export class BackendQueue implements RequestOwner, Kickable, DrainMember {
 
   #halt(): void {
     this.#halted = true;
+    this.#guard[Symbol.dispose]();
     this.#channel.mask();
     this.#options.onhalted();
   }
@@ -385,6 +396,7 @@ export class BackendQueue implements RequestOwner, Kickable, DrainMember {
     if (this.#closing) return;
     this.#closing = true;
     this.#channel.onevent = undefined;
+    this.#guard[Symbol.dispose]();
     this.#pause?.[Symbol.dispose]();
     this.#reclaim[Symbol.dispose]();
     if (this.#held !== undefined) this.#answer(this.#held, BLKIF_RSP_ERROR);

@@ -21,12 +21,12 @@ import {
   BlkifResponse,
 } from "../../wire/blkif.ts";
 import { type Domain, type EventChannel, PAGE_SIZE } from "../../xen/domain.ts";
+import { EventGuard } from "../../xen/event-guard.ts";
 import { errnoOfStatus } from "../status.ts";
 import type { Command } from "./command.ts";
 import { Commands } from "./commands.ts";
 import { ALONE, BARRIER, complete } from "./completion.ts";
 import type { FrontendCounters } from "./counters.ts";
-import { EventGuard } from "./event-guard.ts";
 import { Freezer } from "./freeze.ts";
 import type { PagePool } from "./page-pool.ts";
 import { completeRun, lastOfRun } from "./run.ts";
@@ -89,8 +89,6 @@ export class FrontendQueue implements Kickable {
   /** The backend is asked to notify of the next response. */
   #armed = false;
   #dirty = false;
-  /** An event came since the last kick. */
-  #event = false;
   #ended = false;
   #grantsFree: Disposable | undefined = undefined;
 
@@ -110,7 +108,7 @@ export class FrontendQueue implements Kickable {
     this.#freezer = new Freezer(counters.freezes);
     this.#commands = new Commands(ring.size, features.maxSegments);
     channel.onevent = () => {
-      this.#event = true;
+      this.#guard.came();
       this.#touch();
     };
   }
@@ -156,9 +154,7 @@ export class FrontendQueue implements Kickable {
   /** Takes what was answered and sends what waits: the work of a kick, for who cannot wait for one. */
   poll(): void {
     if (this.#ended) return;
-    if (this.#takeResponses()) this.#guard.useful();
-    else if (this.#event) this.#guard.useless();
-    this.#event = false;
+    this.#guard.ended(this.#takeResponses());
     if (this.#ended) return;
     if (!this.#freezer.frozen) this.#start();
     if (this.#ended) return;
