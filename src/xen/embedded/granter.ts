@@ -38,15 +38,15 @@ export class Granter {
     this.#frames = new Uint32Array(grantEntries);
   }
 
-  /** One use of the entry more, by domain `self`. */
-  pin(reference: number, self: number, readOnly: boolean): GrantStatus {
+  /** One use of the entry more, by domain `self`: a mapping or a copy. */
+  pin(reference: number, self: number, readOnly: boolean, mapping: boolean): GrantStatus {
     if (!(reference < this.#readers.length)) return GrantStatus.badGrantReference;
     const readers = this.#readers[reference]!;
     const writers = this.#writers[reference]!;
     const pinned = readers + writers > 0;
     if ((readOnly ? readers : writers) === MAX_PINS_PER_ENTRY) return GrantStatus.generalError;
     if (!pinned || (!readOnly && writers === 0)) {
-      if (!this.#mark(reference, self, readOnly, pinned)) return GrantStatus.generalError;
+      if (!this.#mark(reference, self, readOnly, pinned, mapping)) return GrantStatus.generalError;
       if (!pinned && !this.#readFrame(reference)) {
         this.#clear(reference, GTF_reading | (readOnly ? 0 : GTF_writing));
         return GrantStatus.badPage;
@@ -58,12 +58,20 @@ export class Granter {
   }
 
   /** Whether the entry permits the use, and says now that it is used. */
-  #mark(reference: number, self: number, readOnly: boolean, pinned: boolean): boolean {
+  #mark(
+    reference: number,
+    self: number,
+    readOnly: boolean,
+    pinned: boolean,
+    mapping: boolean,
+  ): boolean {
     const words = this.memory.grantWords;
     const wanted = readOnly ? GTF_reading : GTF_reading | GTF_writing;
+    // Xen looks at GTF_sub_page for mappings alone; a copy by a version 1 entry has the whole page.
+    const looked = mapping ? GTF_type_mask | GTF_sub_page : GTF_type_mask;
     for (let tries = 0; tries < UNSTABLE_ENTRY_TRIES; tries++) {
       const word = Atomics.load(words, reference * 2);
-      const type = word & (GTF_type_mask | GTF_sub_page);
+      const type = word & looked;
       if (!pinned && (type !== GTF_permit_access || word >>> 16 !== self)) return false;
       if (!readOnly && (word & GTF_readonly) !== 0) return false;
       const marked = (word | wanted) >>> 0;

@@ -70,7 +70,7 @@ export class PeerGrants {
       batch.statuses[i] = GrantStatus.noSpace;
       return;
     }
-    const status = granter.pin(reference, this.#self.domid, readOnly);
+    const status = granter.pin(reference, this.#self.domid, readOnly, true);
     batch.statuses[i] = status;
     if (status !== GrantStatus.okay) {
       this.#freeHandles.push(handle);
@@ -196,7 +196,7 @@ function claim(
   readOnly: boolean,
 ): GrantStatus {
   if (granter === "own" || !isGrant(end)) return GrantStatus.okay;
-  return granter.pin(end.reference, self, readOnly);
+  return granter.pin(end.reference, self, readOnly, false);
 }
 
 /** Copies between two ends that are claimed; badCopyArgument where `length` leaves one. */

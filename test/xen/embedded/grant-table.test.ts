@@ -11,7 +11,12 @@ import {
   PAGE_SIZE,
 } from "../../../src/xen/domain.ts";
 import type { EmbeddedDomain } from "../../../src/xen/embedded/domain.ts";
-import { GTF_reading, GTF_writing, shapeOf } from "../../../src/xen/embedded/layout.ts";
+import {
+  GTF_reading,
+  GTF_sub_page,
+  GTF_writing,
+  shapeOf,
+} from "../../../src/xen/embedded/layout.ts";
 import { PeerGrants } from "../../../src/xen/embedded/peer-grants.ts";
 import { Village } from "./pair.ts";
 
@@ -275,6 +280,20 @@ test("what a granter writes into an entry that is pinned changes nothing until t
   back.grants.unmap(first.handle);
   back.grants.unmap(second.handle);
   assert.equal(mapOne(back, FRONT, reference).status, GrantStatus.generalError);
+});
+
+test("an entry with the sub-page mark of version 2 is refused for mappings, and copied from as a whole page", () => {
+  const { front, back } = pair();
+  const pages = allocate(front);
+  pages.grant(0, BACK, false);
+  const reference = pages.references[0]!;
+  Atomics.or(front.memory.grantHalves, reference * 4, GTF_sub_page);
+  assert.equal(mapOne(back, FRONT, reference).status, GrantStatus.generalError);
+  assert.equal(mapOne(back, FRONT, reference, true).status, GrantStatus.generalError);
+  for (const direction of ["fromPeer", "toPeer"] as const) {
+    assert.equal(copyOne(back, { reference, direction }), GrantStatus.okay);
+  }
+  assert.equal(flags(front, reference) & 24, 0);
 });
 
 test("a domain with few maptrack entries finds no space, and again some when it unmaps", () => {
