@@ -61,9 +61,24 @@ struct guest {
 	struct xenstore_domain_interface *ring;
 	int listener, bell, gone;
 	uint32_t domid;
+	/* Of whoever moves the indexes of the ring. */
+	pthread_mutex_t lock;
 };
 
 static struct guest *guests[LAST_DOMID + 1];
+
+/* Where the daemon introduces a domain again, it binds the port anew and then empties the ring, while a guest would hold
+ * still. So from the unbinding until the daemon waits for something else, the guest has no part in the ring. */
+static struct guest *held;
+
+static void hold(struct guest *guest)
+{
+	if (held)
+		pthread_mutex_unlock(&held->lock);
+	held = guest;
+	if (held)
+		pthread_mutex_lock(&held->lock);
+}
 
 static void guest_path(struct sockaddr_un *address, const char *name, int domid)
 {
@@ -133,7 +148,7 @@ static void *run_guest(void *argument)
 		};
 		if (client >= 0)
 			fds[1].events = (full ? 0 : POLLIN) | (waiting ? POLLOUT : 0);
-		if (poll(fds, 2, -1) < 0)
+		if (ppoll(fds, 2, NULL, NULL) < 0)
 			die("poll");
 		if (fds[0].revents) {
 			uint64_t count;
@@ -147,7 +162,9 @@ static void *run_guest(void *argument)
 				client = accept4(guest->listener, NULL, NULL, SOCK_CLOEXEC);
 			continue;
 		}
+		pthread_mutex_lock(&guest->lock);
 		over = !pump(guest, client, fds[1].revents & (POLLIN | POLLHUP | POLLERR));
+		pthread_mutex_unlock(&guest->lock);
 	}
 	if (client >= 0)
 		close(client);
@@ -164,6 +181,7 @@ static struct xenstore_domain_interface *start_guest(uint32_t domid)
 	pthread_t thread;
 
 	guest->domid = domid;
+	pthread_mutex_init(&guest->lock, NULL);
 	guest->ring = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	guest->bell = eventfd(0, EFD_CLOEXEC);
 	guest->listener = listen_at("domain", domid);
@@ -214,6 +232,7 @@ int xengnttab_unmap(void *handle, void *address, uint32_t count)
 		if (guest == NULL || guest->ring != address)
 			continue;
 		guests[domid] = NULL;
+		hold(NULL);
 		guest_path(&name, "domain", domid);
 		unlink(name.sun_path);
 		__atomic_store_n(&guest->gone, 1, __ATOMIC_SEQ_CST);
@@ -280,6 +299,8 @@ int xenevtchn_unmask(void *handle, uint32_t port)
 
 int xenevtchn_unbind(void *handle, uint32_t port)
 {
+	if (port >= FIRST_PORT)
+		hold(guests[port - FIRST_PORT]);
 	return 0;
 }
 
@@ -356,6 +377,15 @@ int open(const char *path, int flags, ...)
 	mode = va_arg(arguments, int);
 	va_end(arguments);
 	return real(path, flags, mode);
+}
+
+/* Of the daemon alone: guests wait with ppoll. */
+int poll(struct pollfd *fds, nfds_t count, int timeout)
+{
+	struct timespec time = {timeout / 1000, timeout % 1000 * 1000000};
+
+	hold(NULL);
+	return ppoll(fds, count, timeout < 0 ? NULL : &time, NULL);
 }
 
 int clock_gettime(clockid_t id, struct timespec *time)

@@ -51,6 +51,8 @@ const faults = ["", "x//y", "x/", "//", "a b", "x\u00e9", "@", "/@x/", "/a/\u000
 /** The id of no transaction. */
 const NOT_OPEN = 0xffff_ff00;
 const specials = ["@introduceDomain", "@releaseDomain"];
+/** Nodes that no domain may own that dies. */
+const lasting = [...specials, "/", "/local", BIG];
 const tokens = ["t", "u", "a token", "0", ""];
 const letters = ["n", "r", "w", "b"];
 /** Outside of the areas, what is there stays, and nothing is made. */
@@ -205,10 +207,11 @@ export class Operations {
       case "SET_PERMS": {
         const special = actor.quiet && random.once(20) ? random.of(specials) : undefined;
         const words = this.#permissions(actor);
+        const path = special ?? this.#path(name, actor);
         // What a domain that dies owned of them, the C daemon removes, and cannot do without.
-        if (special !== undefined && words.length > 0) words[0] = random.of(["n0", "r0", "b0"]);
+        if (words.length > 0 && lasting.includes(path)) words[0] = random.of(["n0", "r0", "b0"]);
         const rest = `\0${words.map((word) => `${word}\0`).join("")}`;
-        const operation = this.#withPath(name, actor, transactionId, rest, special);
+        const operation = this.#withPath(name, actor, transactionId, rest, path);
         const odd =
           special !== undefined || operation.odd || words.some((word) => !/^[nrwb]\d+$/.test(word));
         return { ...operation, odd };
