@@ -33,9 +33,9 @@ export function writeNode(actor: Actor, path: string, value: Uint8Array): XsdErr
   const node = findNode(actor, path, WRITE);
   if (node === "ENOENT") return makeNode(actor, path, value);
   if (typeof node === "string") return node;
-  if (isTooBig(actor, node, { value })) return "ENOSPC";
+  if (isTooBig(actor, node, { value })) return refused(view, "ENOSPC");
   const growth = value.length - node.value.length;
-  if (takesTooMuch(actor, ownerOf(node.permissions), growth)) return "ENOMEM";
+  if (takesTooMuch(actor, ownerOf(node.permissions), growth)) return refused(view, "ENOMEM");
   view.setValue(path, value);
   view.changed(path, false, []);
   return undefined;
@@ -82,7 +82,7 @@ export function setNodePermissions(
   if (typeof node === "string") return node;
   // A domain that could give nodes away could make others exceed their limits (XSA-352).
   if (!isPrivileged(subject) && ownerOf(permissions) !== ownerOf(node.permissions)) return "EPERM";
-  if (isTooBig(actor, node, { permissions })) return "ENOSPC";
+  if (isTooBig(actor, node, { permissions })) return refused(view, "ENOSPC");
   const before = view.readable(path);
   view.setPermissions(path, permissions);
   // Of special nodes, that would say that a domain came or went.
@@ -101,17 +101,19 @@ function makeNode(actor: Actor, path: string, value: Uint8Array): XsdError | und
     ? nearest.node.permissions
     : [{ ...owner, domid: subject.domid }, ...others];
   if (!isPrivileged(subject)) {
-    if (view.owned(subject.domid) + names.length > subject.limit("nodes")) return "ENOSPC";
+    const room = subject.limit("nodes") - view.owned(subject.domid);
+    if (room <= 0) return "ENOSPC";
+    if (room < names.length) return refused(view, "ENOSPC");
     const childrenBytes = nearest.node.childrenBytes + (names[0] as string).length + 1;
-    if (isTooBig(actor, nearest.node, { childrenBytes })) return "ENOSPC";
+    if (isTooBig(actor, nearest.node, { childrenBytes })) return refused(view, "ENOSPC");
     const innerBytes = Math.max(0, ...names.slice(1).map((name) => name.length + 1));
     const made = { permissions, value: new Uint8Array(0), childrenBytes: innerBytes };
     if (isTooBig(actor, made, {}) || isTooBig(actor, made, { value, childrenBytes: 0 })) {
-      return "ENOSPC";
+      return refused(view, "ENOSPC");
     }
     const growth =
       names.length * (nearest.path.length + nodeBytes(made)) + path.length + value.length;
-    if (takesTooMuch(actor, subject.domid, growth)) return "ENOMEM";
+    if (takesTooMuch(actor, subject.domid, growth)) return refused(view, "ENOMEM");
   }
   let parent = nearest.path === "/" ? "" : nearest.path;
   for (const [index, name] of names.entries()) {
@@ -120,6 +122,12 @@ function makeNode(actor: Actor, path: string, value: Uint8Array): XsdError | und
   }
   view.changed(path, false, []);
   return undefined;
+}
+
+/** In the midst of a change. */
+function refused(view: View, error: "ENOSPC" | "ENOMEM"): XsdError {
+  view.spoil();
+  return error;
 }
 
 type NodeSize = Pick<TreeNode, "value" | "permissions" | "childrenBytes">;

@@ -42,7 +42,7 @@ export class Transaction implements View {
   readonly #changed = new Map<string, boolean>();
   readonly #culprits = new Set<number>();
   #conflict = false;
-  #overflow = false;
+  #spoilt = false;
   #refusal: "ENOSPC" | "EIO" | undefined;
 
   constructor(tree: Tree, bounds: TransactionBounds) {
@@ -126,6 +126,10 @@ export class Transaction implements View {
     if (touched !== undefined) touched.exact = exact && touched.exact !== false;
   }
 
+  spoil(): void {
+    this.#spoilt = true;
+  }
+
   /** A domain died: what we were about to give it must not reach the next domain of that number (XSA-322, 417). */
   forgetDomain(domid: number): void {
     for (const path of this.#changed.keys()) {
@@ -136,7 +140,7 @@ export class Transaction implements View {
 
   /** Repeats the changes in `tree` and returns what watches are to hear. */
   commit(tree: Tree): Change[] | "EAGAIN" | "ENOSPC" | "ENOMEM" {
-    if (this.#overflow) return "ENOMEM";
+    if (this.#spoilt) return "ENOMEM";
     if (this.#conflict) return "EAGAIN";
     for (const [path, touched] of this.#touched) {
       const node = tree.get(path);
@@ -199,7 +203,7 @@ export class Transaction implements View {
   #touch(path: string): boolean {
     if (this.#touched.has(path)) return true;
     if (this.#touched.size >= this.#bounds.touchedNodes) {
-      this.#overflow = true;
+      this.#spoilt = true;
       this.#refusal = "ENOSPC";
       return false;
     }

@@ -17,6 +17,8 @@ export interface View {
   remove(path: string): PlacedNode[];
   /** Says that `path` changed: at once, or when the transaction ends well. `before` names who could read it. */
   changed(path: string, exact: boolean, before: readonly Permissions[]): void;
+  /** A change was refused when it had begun, as the C daemon does it: a transaction is then only good to be abandoned. */
+  spoil(): void;
 }
 
 /** Changes take effect, and are heard of, at once. */
@@ -39,6 +41,9 @@ export class DirectView implements View {
 
   /** What was seen is true: nothing can change before the answer. */
   listed(): void {}
+
+  /** Nothing was changed. */
+  spoil(): void {}
 
   owned(domid: number): number {
     return this.#tree.owned(domid);

@@ -272,6 +272,31 @@ test("limits hold for transactions that commit side by side", async () => {
   assert.equal(await one.ask(XS_DIRECTORY, ["/local/domain/1"]), "1-0,1-1,1-2");
 });
 
+test("a transaction in which a change was refused when it had begun is only good to be abandoned", async () => {
+  await using store = await start({ limits: { nodes: 5, nodeBytes: 200 } });
+  const { one } = store;
+  await one.ask(XS_WRITE, ["a", "1"]);
+  const long = "x".repeat(200);
+  const refused: [number, string[]][] = [
+    [XS_WRITE, ["a", long]],
+    [XS_WRITE, ["b", long]],
+    [XS_WRITE, ["b/c/d/e", "1"]],
+  ];
+  for (const [type, strings] of refused) {
+    const id = Number(await one.ask(XS_TRANSACTION_START, [""]));
+    assert.equal(await one.ask(XS_WRITE, ["a", "2"], id), "OK");
+    assert.equal(await one.ask(type, strings, id), "ENOSPC");
+    assert.equal(await one.ask(XS_READ, ["b"], id), "ENOENT");
+    assert.equal(await one.ask(XS_TRANSACTION_END, ["T"], id), "ENOMEM");
+  }
+  assert.equal(await one.ask(XS_READ, ["a"]), "1");
+  // With no room at all nothing has begun.
+  for (const name of ["b", "c", "d"]) await one.ask(XS_MKDIR, [name]);
+  const id = Number(await one.ask(XS_TRANSACTION_START, [""]));
+  assert.equal(await one.ask(XS_MKDIR, ["e"], id), "ENOSPC");
+  assert.equal(await one.ask(XS_TRANSACTION_END, ["T"], id), "OK");
+});
+
 test("a watch that is set twice is EEXIST, and one that is not set is ENOENT", async () => {
   await using store = await start();
   const { zero } = store;

@@ -7,11 +7,14 @@
  * first counts.
  */
 import assert from "node:assert/strict";
-import { XS_CONTROL, XS_DIRECTORY_PART } from "../../../../src/wire/xenstore.ts";
-import { absolute, areaOf, areas, BIG, bigNames, guests, MORTAL } from "./areas.ts";
-import { type Admission, admitted } from "./intended.ts";
+import { childPath } from "../../../../src/xen/xenstore/paths.ts";
+import { areas, BIG, bigNames, guests, MORTAL } from "./areas.ts";
+import { admitted } from "./intended.ts";
+import { OpenTransaction } from "./open-transaction.ts";
 import { type Operation, Operations, types } from "./operations.ts";
 import { Random } from "./random.ts";
+import { Shadow } from "./shadow.ts";
+import { describe, firsts, show } from "./shown.ts";
 import type { Answer, Event, Request } from "./stream-client.ts";
 import type { Pair, Worlds } from "./worlds.ts";
 
@@ -20,14 +23,6 @@ const MAX_BATCH = 32;
 const TREE_INTERVAL = 20_000;
 /** Operations that a failure tells of. */
 const HISTORY_LINES = 200;
-
-interface OpenTransaction {
-  readonly id: number;
-  readonly begun: number;
-  readonly touched: Set<string>;
-  /** An answer within it differed, as intended. */
-  tainted: boolean;
-}
 
 interface Client {
   readonly name: string;
@@ -56,9 +51,7 @@ export class Comparison {
   readonly #random: Random;
   readonly #operations: Operations;
   readonly #clients: Client[];
-  /** Counts changes; what it was when each area changed last. */
-  #clock = 0;
-  readonly #changed = new Map<string, number>();
+  readonly #shadow = new Shadow();
   /** The latest operations, for whoever has to find out. */
   readonly #history: string[] = [];
 
@@ -95,7 +88,8 @@ export class Comparison {
 
   /** Every node with its value, its permissions and its children, level by level. */
   async #compareTrees(): Promise<void> {
-    let level = ["/"];
+    let level: readonly string[] = ["/"];
+    const found = ["/"];
     while (level.length > 0) {
       const requests = level.flatMap((path) =>
         (["DIRECTORY", "READ", "GET_PERMS"] as const).map((name) => request(name, `${path}\0`)),
@@ -106,12 +100,17 @@ export class Comparison {
         const path = level[Math.floor(index / 3)] as string;
         const mine = ours.answers[index] as Answer;
         if (show(answer) !== show(mine)) this.#differ(`tree: ${path}`, show(answer), show(mine));
-        if (index % 3 > 0 || answer.error !== undefined) continue;
+        if (index % 3 > 0) continue;
+        if (answer.error === "E2BIG") next.push(...this.#shadow.children(path));
+        if (answer.error !== undefined) continue;
         const names = answer.text.split("\0").slice(0, -1);
-        next.push(...names.map((name) => `${path === "/" ? "" : path}/${name}`));
+        next.push(...names.map((name) => childPath(path, name)));
       }
       level = next;
+      found.push(...next);
     }
+    const [paths, seen] = [[...this.#shadow.paths].sort().join("\n"), found.sort().join("\n")];
+    if (paths !== seen) this.#differ("shadow", seen, paths);
   }
 
   async #setUp(): Promise<void> {
@@ -192,7 +191,7 @@ export class Comparison {
       await Promise.all([mortal.pair?.genuine.closed, mortal.pair?.ours.closed]);
       mortal.pair = undefined;
       mortal.transactions.clear();
-      for (const area of areas.keys()) this.#change(area);
+      this.#shadow.forget(MORTAL);
       return [`/local/domain/${MORTAL}`];
     }
     if (name === "INTRODUCE") mortal.pair = await this.#worlds.connect(MORTAL);
@@ -217,62 +216,53 @@ export class Comparison {
     mine: Answer,
   ): Iterable<string> | undefined {
     const transaction = client.transactions.get(operation.transactionId);
-    const touched =
-      operation.path === "" ? undefined : areaOf(absolute(operation.path, client.domid));
-    if (transaction !== undefined && touched !== undefined) transaction.touched.add(touched);
-    const disturbed =
-      transaction !== undefined &&
-      (operation.name === "TRANSACTION_END" ? [...transaction.touched] : [touched ?? ""]).some(
-        (area) => (this.#changed.get(area) ?? 0) > transaction.begun,
-      );
-    const counted = transaction !== undefined && this.#clock > transaction.begun;
+    transaction?.look(operation);
     const same = show(theirs) === show(mine);
     if (!same) {
-      const admission: Admission = { operation, theirs, mine, disturbed, counted };
-      const reason = admitted(admission);
+      const disturbed = transaction?.disturbs(operation) === true;
+      const outgrown = transaction?.outgrows(operation) === true;
+      const halved = transaction?.halved(operation) === true;
+      const reason = admitted({ operation, theirs, mine, disturbed, outgrown, halved });
       if (reason === undefined)
         this.#differ(`${client.name}: ${describe(operation)}`, show(theirs), show(mine));
       count(this.tally.differences, reason);
-      if (transaction !== undefined) transaction.tainted ||= disturbed || counted;
+      count(
+        this.tally.outcomes,
+        `zz-${reason}: ${operation.name} ${theirs.error}/${mine.error}`.replaceAll(" ", "_") + " n",
+      );
+      if (transaction !== undefined) transaction.tainted ||= disturbed || outgrown;
+    } else if (transaction !== undefined) {
+      transaction.did(operation, theirs.error);
+    } else if (theirs.error === undefined) {
+      this.#shadow.operate(operation, client.domid);
     }
-    return this.#remember(client, operation, transaction, touched, theirs, same);
+    return this.#remember(client, operation, transaction, theirs, same);
   }
 
   #remember(
     client: Client,
-    operation: Operation,
+    { name, payload }: Operation,
     transaction: OpenTransaction | undefined,
-    touched: string | undefined,
     theirs: Answer,
     same: boolean,
   ): Iterable<string> | undefined {
-    const { name } = operation;
     if (name === "TRANSACTION_START" && theirs.error === undefined) {
       const id = Number(theirs.text.slice(0, -1));
-      client.transactions.set(id, { id, begun: this.#clock, touched: new Set(), tainted: false });
+      client.transactions.set(id, new OpenTransaction(id, client.domid, this.#shadow));
     } else if (name === "TRANSACTION_END" && transaction !== undefined) {
       // Only malformed ends leave it open.
       if (theirs.error === "EINVAL") return undefined;
       client.transactions.delete(transaction.id);
-      const committed = operation.payload === "T\0" && theirs.error === undefined;
-      if (committed) for (const area of transaction.touched) this.#change(area);
-      if (!same || (committed && transaction.tainted)) return transaction.touched;
+      const committed = payload === "T\0" && theirs.error === undefined;
+      if (committed) transaction.commit();
+      if (!same || (committed && transaction.tainted)) return transaction.areas;
     } else if (name === "INTRODUCE" && theirs.error === undefined) {
-      const domid = Number.parseInt(operation.payload, 10);
+      const domid = Number.parseInt(payload, 10);
       for (const each of this.#clients) if (each.domid === domid) each.transactions.clear();
     } else if (name === "RESET_WATCHES" && theirs.error === undefined) {
       client.transactions.clear();
-    } else if (
-      ["WRITE", "MKDIR", "RM", "SET_PERMS"].includes(name) &&
-      operation.transactionId === 0
-    ) {
-      if (touched !== undefined) this.#change(touched);
     }
     return undefined;
-  }
-
-  #change(area: string): void {
-    this.#changed.set(area, ++this.#clock);
   }
 
   /** What everyone has heard, after the batch of `client`. */
@@ -310,20 +300,20 @@ export class Comparison {
       client.transactions.clear();
       if (client.pair !== undefined && ends.length > 0) await this.#exchange(client, ends);
     }
-    const requests: Request[] = [];
+    const requests: Operation[] = [];
     for (const top of tops) {
       const permissions = areas.get(top);
       if (permissions === undefined) continue;
       requests.push(request("RM", `${top}\0`), request("MKDIR", `${top}\0`));
       requests.push(request("SET_PERMS", [top, ...permissions, ""].join("\0")));
-      this.#change(top);
     }
     if (requests.length > 0) await this.#quietly(requests);
   }
 
   /** Of domain 0, with events that count for nothing. */
-  async #quietly(requests: readonly Request[]): Promise<void> {
-    await this.#exchange(this.#zero, requests);
+  async #quietly(operations: readonly Operation[]): Promise<void> {
+    await this.#exchange(this.#zero, operations);
+    for (const operation of operations) this.#shadow.operate(operation, 0);
     await this.#news(this.#zero, [], []);
   }
 
@@ -344,37 +334,11 @@ export class Comparison {
   }
 }
 
-function request(name: keyof typeof types, payload: string): Request {
-  return { type: types[name], payload, transactionId: 0 };
+/** Of domain 0. */
+function request(name: keyof typeof types, payload: string): Operation {
+  const [path = ""] = payload.split("\0");
+  return { name, type: types[name], payload, transactionId: 0, path };
 }
 
 /** Its answer comes after all events that came before. */
 const probe = request("GET_DOMAIN_PATH", "0\0");
-
-function describe({ name, type, transactionId, payload }: Operation): string {
-  return `${name} (${type}) in ${transactionId}: ${JSON.stringify(payload).slice(0, 200)}`;
-}
-
-function show({ type, requestId, transactionId, text }: Answer): string {
-  // The generation of a list of children is a number that changes with it, and no more.
-  const shown = type === XS_DIRECTORY_PART ? text.replace(/^\d+/, "") : shownControl(type, text);
-  return `${type} ${requestId} ${transactionId} ${JSON.stringify(shown)}`;
-}
-
-/** Of what CONTROL tells: names and numbers. Memory is counted in another way, and nobody waits for an answer now. */
-function shownControl(type: number, text: string): string {
-  if (type !== XS_CONTROL || !text.includes(":")) return text;
-  const lines = text.split("\n").filter((line) => !/^(memory|outstanding) *:/.test(line));
-  return lines.map((line) => line.replace(/(: +\d+).*/, "$1")).join();
-}
-
-function firsts(events: readonly Event[]): string[] {
-  const seen = new Set<string>();
-  const found: string[] = [];
-  for (const { text, answersBefore } of events) {
-    if (seen.has(text)) continue;
-    seen.add(text);
-    found.push(`${answersBefore} ${JSON.stringify(text)}`);
-  }
-  return found;
-}

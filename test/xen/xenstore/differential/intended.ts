@@ -6,10 +6,12 @@ export interface Admission {
   readonly operation: Operation;
   readonly theirs: Answer;
   readonly mine: Answer;
-  /** Within a transaction: somebody changed something in the areas it touches, since it began. */
+  /** Within a transaction: somebody has changed what it is about since the transaction began. */
   readonly disturbed: boolean;
-  /** Within a transaction: somebody changed anything. */
-  readonly counted: boolean;
+  /** Within a transaction: something outside may make it meet other limits than when it began. */
+  readonly outgrown: boolean;
+  /** Within a transaction: it is about nodes that the transaction could not remove for its limit. */
+  readonly halved: boolean;
 }
 
 interface Difference {
@@ -20,6 +22,10 @@ interface Difference {
 
 /** What is said of limits of nodes, and by transactions that met them. */
 const limits = new Set(["ENOSPC", "EIO", "ENOMEM"]);
+
+function limited({ error }: Answer): boolean {
+  return error !== undefined && limits.has(error);
+}
 
 export const differences: readonly Difference[] = [
   {
@@ -42,13 +48,17 @@ export const differences: readonly Difference[] = [
   {
     name: "snapshot",
     why: "a transaction of ours sees the tree as it began and fails only for what it looked at itself; the C daemon looks at a node when it is first named, and counts each child as a change of its parent",
-    covers: ({ disturbed }) => disturbed,
+    covers: ({ disturbed, theirs, mine }) => disturbed && !limited(theirs) && !limited(mine),
   },
   {
     name: "snapshot limits",
-    why: "so what a transaction has looked at, and what the domain owns in it, is not counted alike either, once something has changed outside",
-    covers: ({ counted, theirs, mine }) =>
-      counted && [theirs.error, mine.error].some((error) => limits.has(error ?? "")),
+    why: "so what a transaction has looked at, what its domain owns and how large a node is in it are not counted alike, once that has changed outside",
+    covers: ({ outgrown, theirs, mine }) => outgrown && (limited(theirs) || limited(mine)),
+  },
+  {
+    name: "half removed",
+    why: "an RM that met the limit of a transaction's nodes has removed some of them in the C daemon, and none in ours; such a transaction cannot be committed",
+    covers: ({ halved }) => halved,
   },
   {
     name: "malformed",
