@@ -50,6 +50,11 @@ export function childPath(parent: string, name: string): string {
   return parent === "/" ? `/${name}` : `${parent}/${name}`;
 }
 
+/** Whether `path` lies at the very top: "/" or a special path. */
+export function isTopPath(path: string): boolean {
+  return path === "/" || path.startsWith("@");
+}
+
 /** The names from the very top, where "/" is the child "" and special nodes lie beside it. */
 export function pathSegments(path: string): string[] {
   return path === "/" ? [""] : path.split("/");

@@ -38,10 +38,10 @@ export function ownerOf(permissions: Permissions): number {
 
 /** The bits that `subject` has. */
 export function accessOf(subject: Subject, permissions: Permissions): number {
-  const [owner, ...others] = permissions;
-  const names = (domid: number): boolean => domid === subject.domid || domid === subject.target;
-  if (isPrivileged(subject) || names(owner.domid)) return READ | WRITE | OWN;
-  const entry = others.find(({ domid, gone }) => gone !== true && names(domid)) ?? owner;
+  const [owner] = permissions;
+  const names = ({ domid }: Entry): boolean => domid === subject.domid || domid === subject.target;
+  if (isPrivileged(subject) || names(owner)) return READ | WRITE | OWN;
+  const entry = permissions.find((other) => other.gone !== true && names(other)) ?? owner;
   return bits[entry.access];
 }
 

@@ -126,9 +126,12 @@ function pathOf(
   text: string | undefined,
   special = false,
 ): string | undefined {
-  return text === undefined
-    ? undefined
-    : canonicalPath(text, session.subject.domid, special, session.subject.limit("pathCharacters"));
+  if (text === undefined) return undefined;
+  const characters = session.subject.limit("pathCharacters");
+  // Most requests name a node that was named before.
+  const known = text.startsWith("/") && session.state.tree.remembers(text);
+  if (known && text.length <= characters) return text;
+  return canonicalPath(text, session.subject.domid, special, characters);
 }
 
 function done(error: XsdError | undefined): Answer {

@@ -34,7 +34,7 @@ export interface TransactionBounds {
 }
 
 export class Transaction implements View {
-  readonly #beginning: Tree;
+  /** As the tree was when the transaction began, but for what it changed, which it touched before. */
   readonly #picture: Tree;
   readonly #bounds: TransactionBounds;
   readonly #touched = new Map<string, TouchedNode>();
@@ -46,7 +46,6 @@ export class Transaction implements View {
   #refusal: "ENOSPC" | "EIO" | undefined;
 
   constructor(tree: Tree, bounds: TransactionBounds) {
-    this.#beginning = tree.snapshot();
     this.#picture = tree.snapshot();
     this.#bounds = bounds;
   }
@@ -207,7 +206,7 @@ export class Transaction implements View {
       this.#refusal = "ENOSPC";
       return false;
     }
-    const node = this.#beginning.get(path);
+    const node = this.#picture.get(path);
     this.#touched.set(path, {
       generation: node?.generation,
       listingGeneration: node?.listingGeneration,

@@ -7,7 +7,15 @@
  * goes; none is used twice. Nothing here recurses (XSA-418).
  */
 import { invariant } from "../../util/assert.ts";
-import { baseName, childPath, INTRODUCE_DOMAIN, pathSegments, RELEASE_DOMAIN } from "./paths.ts";
+import {
+  baseName,
+  childPath,
+  INTRODUCE_DOMAIN,
+  isTopPath,
+  parentPath,
+  pathSegments,
+  RELEASE_DOMAIN,
+} from "./paths.ts";
 import { ownerOf, type Permissions, PRIVATE } from "./permissions.ts";
 
 export interface TreeNode {
@@ -33,6 +41,8 @@ const EMPTY = new Uint8Array(0);
 /** What the header of a node and each of its permissions count for, as in the C daemon. */
 const NODE_HEADER_BYTES = 24;
 const PERMISSION_BYTES = 8;
+/** Nodes that a tree remembers by their path: those of some hundred domains. */
+const REMEMBERED_NODES = 16384;
 
 /** Bytes of a node, without its path. */
 export function nodeBytes(node: Pick<TreeNode, "value" | "permissions" | "childrenBytes">): number {
@@ -83,6 +93,8 @@ export class Tree {
   #holder: object;
   #generation: number;
   readonly #owned: Map<number, Owned>;
+  /** Nodes of this tree by their path, so that one that is asked for often is found in one step. */
+  readonly #found = new Map<string, Node>();
 
   private constructor(top: Node, holder: object, generation: number, owned: Map<number, Owned>) {
     this.#top = top;
@@ -106,12 +118,20 @@ export class Tree {
   }
 
   get(path: string): TreeNode | undefined {
+    const found = this.#found.get(path);
+    if (found !== undefined) return found;
     let node: Node | undefined = this.#top;
     for (const name of pathSegments(path)) {
       node = node.children.get(name);
       if (node === undefined) return undefined;
     }
+    this.#remember(path, node);
     return node;
+  }
+
+  /** Whether `path` was looked up before and is there. Unlike the others, it takes any text. */
+  remembers(path: string): boolean {
+    return this.#found.has(path);
   }
 
   /** Nodes that `domid` owns. */
@@ -126,9 +146,8 @@ export class Tree {
 
   /** Makes a node; its parent must be there and not have it. */
   create(path: string, permissions: Permissions, value: Uint8Array = EMPTY): void {
-    const segments = pathSegments(path);
-    const name = segments.pop() as string;
-    const parent = this.#own(segments);
+    const parent = this.#ownAbove(path);
+    const name = baseName(path);
     invariant(!parent.children.has(name), `xenstore node ${path} is made twice`);
     const node = new Node(this.#holder, permissions);
     node.value = value;
@@ -142,14 +161,14 @@ export class Tree {
   }
 
   setValue(path: string, value: Uint8Array): void {
-    const node = this.#own(pathSegments(path));
+    const node = this.#own(path);
     this.#count(ownerOf(node.permissions), 0, value.length - node.value.length);
     node.value = value;
     this.#stamp(node);
   }
 
   setPermissions(path: string, permissions: Permissions): void {
-    const node = this.#own(pathSegments(path));
+    const node = this.#own(path);
     this.#count(ownerOf(node.permissions), -1, -path.length - nodeBytes(node));
     node.permissions = permissions;
     this.#count(ownerOf(permissions), 1, path.length + nodeBytes(node));
@@ -159,13 +178,14 @@ export class Tree {
   /** Removes a node other than "/" with everything below it, which it returns, children first. */
   remove(path: string): PlacedNode[] {
     const removed = this.below(path);
-    const parent = this.#own(pathSegments(path).slice(0, -1));
+    const parent = this.#ownAbove(path);
     const name = baseName(path);
     parent.children.delete(name);
     parent.childrenBytes -= name.length + 1;
     this.#stampListing(parent);
     this.#countListing(parent, -name.length - 1);
     for (const { path: below, node } of removed) {
+      this.#found.delete(below);
       this.#count(ownerOf(node.permissions), -1, -below.length - nodeBytes(node));
     }
     return removed;
@@ -200,20 +220,39 @@ export class Tree {
     return found;
   }
 
-  /** The node at `segments`, held by this tree alone, as are those above it. */
-  #own(segments: readonly string[]): Node {
-    if (this.#top.holder !== this.#holder) this.#top = this.#top.copyFor(this.#holder);
-    let node = this.#top;
-    for (const name of segments) {
+  /** The node at `path`, held by this tree alone, as are those above it. */
+  #own(path: string): Node {
+    const found = this.#found.get(path);
+    if (found?.holder === this.#holder) return found;
+    let node = this.#ownTop();
+    let at = "";
+    for (const name of pathSegments(path)) {
+      at = at === "" ? name || "/" : childPath(at, name);
       let child = node.children.get(name);
       invariant(child !== undefined, "a xenstore node that changes is there");
       if (child.holder !== this.#holder) {
         child = child.copyFor(this.#holder);
         node.children.set(name, child);
+        this.#remember(at, child);
       }
       node = child;
     }
     return node;
+  }
+
+  /** What `path` is a child of, held by this tree alone. */
+  #ownAbove(path: string): Node {
+    return isTopPath(path) ? this.#ownTop() : this.#own(parentPath(path));
+  }
+
+  #ownTop(): Node {
+    if (this.#top.holder !== this.#holder) this.#top = this.#top.copyFor(this.#holder);
+    return this.#top;
+  }
+
+  #remember(path: string, node: Node): void {
+    if (this.#found.size >= REMEMBERED_NODES) this.#found.clear();
+    this.#found.set(path, node);
   }
 
   #stamp(node: Node): void {
@@ -232,6 +271,7 @@ export class Tree {
   }
 
   #count(domid: number, nodes: number, bytes: number): void {
+    if (nodes === 0 && bytes === 0) return;
     const owned = { nodes: this.owned(domid) + nodes, bytes: this.ownedBytes(domid) + bytes };
     if (owned.nodes === 0) this.#owned.delete(domid);
     else this.#owned.set(domid, owned);
