@@ -12,6 +12,7 @@ export {
   backendParameters,
   parseBackendParameters,
 } from "./backend/parameters.ts";
+export type { RingJournals } from "./backend/ring-journal.ts";
 export {
   type BackendLimits,
   defaultBackendLimits,

@@ -8,7 +8,7 @@
 import { invariant } from "../util/assert.ts";
 import { type BlkifLayout, type BlkifRequest, readRequest, writeResponse } from "../wire/blkif.ts";
 import { REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD } from "../wire/shared-ring.ts";
-import { RingMemory, type RingStart } from "./ring-memory.ts";
+import { type BackRingIndexes, RingMemory, type RingStart } from "./ring-memory.ts";
 
 export class BackRing {
   /** Slots, a power of two. */
@@ -25,15 +25,24 @@ export class BackRing {
   #broken = false;
 
   /** `attach` (BACK_RING_ATTACH) goes on at the responses published so far: requests that a former backend took and
-   * never answered come again. On a fresh ring it is the same as `fresh`. */
-  constructor(bytes: Uint8Array, layout: BlkifLayout, start: RingStart = "fresh") {
+   * never answered come again. On a fresh ring it is the same as `fresh`. With indexes it goes on there, and publishes
+   * what a former backend had put. */
+  constructor(
+    bytes: Uint8Array,
+    layout: BlkifLayout,
+    start: RingStart | BackRingIndexes = "fresh",
+  ) {
     this.#memory = new RingMemory(bytes, layout);
     this.size = this.#memory.size;
-    const index = start === "attach" ? Atomics.load(this.#memory.indexes, RSP_PROD) : 0;
-    this.#seen = index;
-    this.#consumed = index;
-    this.#produced = index;
-    this.#published = index;
+    const { indexes } = this.#memory;
+    const attached = start === "attach" ? Atomics.load(indexes, RSP_PROD) : 0;
+    const { consumed, produced } =
+      typeof start === "object" ? start : { consumed: attached, produced: attached };
+    this.#seen = consumed | 0;
+    this.#consumed = consumed | 0;
+    this.#produced = produced | 0;
+    this.#published = produced | 0;
+    if (typeof start === "object") Atomics.store(indexes, RSP_PROD, this.#produced);
   }
 
   /** The frontend's index was impossible. Latched: what was counted before can still be consumed and answered, and

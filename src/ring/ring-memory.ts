@@ -14,6 +14,13 @@ import {
 /** `fresh` begins at index 0; `attach` goes on where the pages say that the former owner of this end stopped. */
 export type RingStart = "fresh" | "attach";
 
+/** Where a backend's successor goes on, from its own notes: free-running indexes. */
+export interface BackRingIndexes {
+  readonly consumed: number;
+  /** Responses that stand in the ring, whether they were published or not. */
+  readonly produced: number;
+}
+
 export class RingMemory {
   readonly layout: BlkifLayout;
   /** Slots, a power of two. */

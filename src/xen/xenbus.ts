@@ -104,6 +104,11 @@ export class XenbusDevice implements AsyncDisposable {
     return this.#state;
   }
 
+  /** Our directory says `state` already: somebody before us wrote it. */
+  inheritState(state: XenbusState): void {
+    this.#state = state;
+  }
+
   /** Calls `handler` with the other end's state now and after each change of it (also when the same value was
    * written again, which is how a resize is announced). A handler that throws ends the device: Closing, the error in
    * the store, and a call of `onfatal`. */

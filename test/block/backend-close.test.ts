@@ -59,6 +59,7 @@ for (const halted of [false, true]) {
       limits: defaultBackendLimits,
       persistent: false,
       drain: new Drain(),
+      journal: undefined,
       onunsupported: () => {},
       onhalted: () => {},
     });

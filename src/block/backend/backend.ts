@@ -21,11 +21,20 @@ import {
 } from "../features.ts";
 import { Connection } from "./connection.ts";
 import type { QueueCounters } from "./counters.ts";
-import { type DeviceNodes, deviceKeys, limitKeys, readNodes, writeKeys } from "./device-nodes.ts";
+import {
+  type DeviceNodes,
+  deviceKeys,
+  type LeftNodes,
+  limitKeys,
+  readLeftNodes,
+  readNodes,
+  writeKeys,
+} from "./device-nodes.ts";
 import { type FrontendOffer, readOffer } from "./offer.ts";
 import { backendLimits } from "./parameters.ts";
 import type { Unsupported } from "./queue.ts";
 import type { DeviceFacts } from "./request.ts";
+import type { RingJournals } from "./ring-journal.ts";
 
 /** Bytes of a sector, as everything of ours counts them. */
 const SECTOR_SIZE = 512;
@@ -38,6 +47,8 @@ export interface BlockBackendOptions {
   readonly cpus?: number;
   /** The system's if absent. */
   readonly clock?: Clock;
+  /** Memory that outlives the process: should it die, a successor goes on with what was taken and not answered. */
+  readonly journals?: RingJournals;
   /** Something a person should know: a state toggled, a ring halted, a limit out of its range. */
   readonly ontrace?: (event: BackendEvent) => void;
 }
@@ -66,6 +77,8 @@ export class BlockBackend implements AsyncDisposable {
   #connection: Connection | undefined = undefined;
   #negotiated: Negotiated | undefined = undefined;
   #subscription: Disposable | undefined = undefined;
+  /** What a backend before us left, until the frontend's state has told what became of it. */
+  #left: LeftNodes | undefined;
   /** The frontend's state was seen once. */
   #met = false;
   /** The store answered EOPNOTSUPP to a flush, or to a discard: it is not offered again. */
@@ -74,7 +87,8 @@ export class BlockBackend implements AsyncDisposable {
   #announcing: Promise<void> = Promise.resolve();
   #disposed = false;
 
-  /** Publishes what we allow in `path` and waits for the frontend. Owns `store` from now on. */
+  /** Publishes what we allow in `path` and waits for the frontend; where a backend before us left the vbd connected, goes
+   * on with its rings. Owns `store` from now on. */
   static async open(
     domain: Domain,
     path: string,
@@ -84,8 +98,11 @@ export class BlockBackend implements AsyncDisposable {
     try {
       const end = await findOtherend(domain, path, "backend");
       const nodes = await readNodes(domain, path, options.readOnly === true || store.info.readOnly);
-      const backend = new BlockBackend(new XenbusDevice(domain, end), store, options, nodes);
-      await backend.#publishLimits();
+      const left = await readLeftNodes(domain.store, path);
+      const device = new XenbusDevice(domain, end);
+      const backend = new BlockBackend(device, store, options, nodes, left);
+      if (left === undefined) await backend.#publishLimits();
+      else device.inheritState(XenbusState.connected);
       await backend.#device.follow(
         (state) => backend.#otherend(state),
         (error) => backend.#trace("failed", String(error)),
@@ -102,17 +119,21 @@ export class BlockBackend implements AsyncDisposable {
     store: BlockStore,
     options: BlockBackendOptions,
     nodes: DeviceNodes,
+    left: LeftNodes | undefined,
   ) {
     const { reactor } = device.domain;
     this.#domain = device.domain;
     this.#device = device;
     this.#options = options;
     this.#nodes = nodes;
+    this.#left = left;
     this.#clock = options.clock ?? systemClock;
     const note = (message: string) => this.#trace("state", message);
-    this.#limits = backendLimits(options.limits ?? {}, options.cpus ?? 1, note);
+    this.#limits = backendLimits({ ...options.limits, ...left?.limits }, options.cpus ?? 1, note);
     this.#raw = store;
     this.#store = emulate(align(store, this.#limits.sectorSize, reactor), reactor);
+    if (left?.flush === false) this.#withdrawn.add("flush");
+    if (left?.discard === false) this.#withdrawn.add("discard");
     this.#facts = this.#factsOf(store.info);
     this.#subscription = store.subscribe({
       resized: (info) => this.#resized(info),
@@ -164,7 +185,8 @@ export class BlockBackend implements AsyncDisposable {
     const { sectorSize, maxIndirectSegments } = this.#limits;
     const dialect = dialects[this.#limits.dialect];
     const { readOnly } = this.#nodes;
-    const discard = this.#nodes.discard && this.#limits.discard && !readOnly;
+    const discard =
+      this.#nodes.discard && this.#limits.discard && !readOnly && !this.#withdrawn.has("discard");
     return {
       sectors: this.#sectorsOf(info),
       readOnly,
@@ -200,15 +222,23 @@ export class BlockBackend implements AsyncDisposable {
   /** frontend_changed of xen-blkback's xenbus.c. */
   async #otherend(state: XenbusState): Promise<void> {
     const device = this.#device;
+    const left = this.#left;
+    this.#left = undefined;
     this.#met ||= state !== XenbusState.unknown;
     switch (state) {
       case XenbusState.initialising:
+        // While the device had no backend, its frontend began anew.
+        if (left !== undefined) await this.#publishLimits();
         // Whoever closed comes back. Linux, too, ignores one that begins anew without having closed.
         if (device.state === XenbusState.closed) await device.switchState(XenbusState.initWait);
         return;
       case XenbusState.initialised:
       // Mini-OS, OVMF and Mirage go straight to Connected.
       case XenbusState.connected:
+        if (left !== undefined) {
+          await this.#goOn(left);
+          return;
+        }
         if (device.state === XenbusState.connected) return;
         await this.#disconnect(state);
         await this.#connect();
@@ -249,6 +279,30 @@ export class BlockBackend implements AsyncDisposable {
   }
 
   async #connect(): Promise<void> {
+    const offer = await this.#openConnection(false);
+    await this.#domain.store.transaction((operations) => this.#publishDevice(operations));
+    this.#served("connected", offer);
+  }
+
+  /** Serves the rings that a backend before us was connected to; both directories say so already. */
+  async #goOn(left: LeftNodes): Promise<void> {
+    const { sectorSize } = this.#limits;
+    if (left.sectorSize !== sectorSize) {
+      const message = `the frontend was connected with sectors of ${left.sectorSize}, not ${sectorSize}`;
+      throw new XenError("EINVAL", message);
+    }
+    const offer = await this.#openConnection(true);
+    this.#served("goes on", offer);
+    if (left.sectors !== this.#sectorsNode) this.#resized(this.#raw.info);
+  }
+
+  #served(how: string, { protocol, rings }: FrontendOffer): void {
+    this.#domain.reactor.soon();
+    const pages = rings[0]!.references.length;
+    this.#trace("connected", `${how}: ${protocol}, ${rings.length} rings of ${pages} pages`);
+  }
+
+  async #openConnection(continued: boolean): Promise<FrontendOffer> {
     const { store } = this.#domain;
     const limits = this.#limits;
     const offer = await readOffer(store, this.#device.otherendPath, limits);
@@ -263,16 +317,15 @@ export class BlockBackend implements AsyncDisposable {
       store: this.#store,
       facts: this.#facts,
       limits,
+      journals: this.#options.journals,
+      continued,
       onhalted: (ring) => this.#halted(ring),
       onunsupported: (what) => this.#withdraw(what),
       onstatistics: (line) => this.#trace("statistics", line),
     });
     this.#connection = connection;
     this.#negotiated = this.#negotiatedWith(offer, connection);
-    await store.transaction((operations) => this.#publishDevice(operations));
-    this.#domain.reactor.soon();
-    const pages = offer.rings[0]!.references.length;
-    this.#trace("connected", `${offer.protocol}, ${offer.rings.length} rings of ${pages} pages`);
+    return offer;
   }
 
   #negotiatedWith(offer: FrontendOffer, connection: Connection): Negotiated {
@@ -376,13 +429,30 @@ export class BlockBackend implements AsyncDisposable {
 
   /** Answers what is in flight, gives everything back, flushes and closes the store. */
   async [Symbol.asyncDispose](): Promise<void> {
+    await this.#end(async () => {
+      await this.#disconnect(XenbusState.closed);
+      await this.#announcing;
+      await this.#device.switchState(XenbusState.closed).catch(() => {});
+    });
+  }
+
+  /** As disposal, but the vbd stays as it is: a connected frontend goes on to fill its rings, and a backend that is opened
+   * after us serves them. */
+  async leave(): Promise<void> {
+    await this.#end(async () => {
+      const connection = this.#connection;
+      this.#connection = undefined;
+      await connection?.leave();
+      await this.#announcing;
+    });
+  }
+
+  async #end(part: () => Promise<void>): Promise<void> {
     if (this.#disposed) return;
     this.#disposed = true;
     this.#subscription?.[Symbol.dispose]();
     await this.#device[Symbol.asyncDispose]();
-    await this.#disconnect(XenbusState.closed);
-    await this.#announcing;
-    await this.#device.switchState(XenbusState.closed).catch(() => {});
+    await part();
     this.#ended.resolve();
     await this.#store[Symbol.asyncDispose]();
   }

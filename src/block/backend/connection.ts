@@ -6,6 +6,7 @@
 import type { BlockStore } from "../../store/block-store.ts";
 import type { Clock } from "../../util/clock.ts";
 import { blkifLayout } from "../../wire/blkif.ts";
+import { ringSize } from "../../wire/shared-ring.ts";
 import { type Domain, XenError } from "../../xen/domain.ts";
 import type { BackendLimits } from "../features.ts";
 import { linuxStatistics, type QueueCounters, sumCounters } from "./counters.ts";
@@ -13,6 +14,7 @@ import { Drain } from "./drain.ts";
 import type { FrontendOffer, RingOffer } from "./offer.ts";
 import { BackendQueue, type Unsupported } from "./queue.ts";
 import type { DeviceFacts } from "./request.ts";
+import { RingJournal, type RingJournals } from "./ring-journal.ts";
 
 export interface ConnectionOptions {
   readonly domain: Domain;
@@ -23,6 +25,9 @@ export interface ConnectionOptions {
   readonly store: BlockStore;
   readonly facts: DeviceFacts;
   readonly limits: BackendLimits;
+  readonly journals: RingJournals | undefined;
+  /** A backend before us was connected to these rings. */
+  readonly continued: boolean;
   readonly onhalted: (ring: number) => void;
   readonly onunsupported: (what: Unsupported) => void;
   /** A line of statistics, where the limits ask for it. */
@@ -55,7 +60,20 @@ export class Connection {
     if (options.limits.logStats) this.#tellLater();
   }
 
-  #openRing(offer: FrontendOffer, { references, port }: RingOffer): BackendQueue {
+  /** One that belongs to another connection is begun anew. */
+  #journalOf(offer: FrontendOffer, ring: RingOffer, byteLength: number): RingJournal | undefined {
+    const { journals, peer, continued } = this.#options;
+    if (journals === undefined) return undefined;
+    const slotSize = blkifLayout(offer.protocol).requestSize;
+    const size = ringSize(byteLength, slotSize);
+    const bytes = journals.open(this.#queues.length, RingJournal.byteLength(size));
+    const journal = new RingJournal(bytes, { ...ring, peer, size, slotSize });
+    if (!continued) journal.retire();
+    return journal;
+  }
+
+  #openRing(offer: FrontendOffer, offered: RingOffer): BackendQueue {
+    const { references, port } = offered;
     const { domain, peer, clock, path, store, facts, limits } = this.#options;
     const index = this.#queues.length;
     const ring = domain.grants.mapContiguous(peer, references, false);
@@ -79,6 +97,7 @@ export class Connection {
       limits,
       persistent: this.persistent,
       drain: this.#drain,
+      journal: this.#journalOf(offer, offered, ring.bytes.byteLength),
       onhalted: () => this.#options.onhalted(index),
       onunsupported: this.#options.onunsupported,
     });
@@ -127,9 +146,19 @@ export class Connection {
 
   /** Ends once what is in flight was answered and every page, ring and port was given back. */
   async close(): Promise<void> {
-    this.#statistics?.[Symbol.dispose]();
-    if (this.#options.limits.logStats) this.#tell();
+    this.#tellLast();
     // All at once: a barrier on one may wait for another.
     await Promise.all(this.#queues.map((queue) => queue.close()));
+  }
+
+  /** As `close`; the frontend hears nothing, and a successor goes on. */
+  async leave(): Promise<void> {
+    this.#tellLast();
+    await Promise.all(this.#queues.map((queue) => queue.leave()));
+  }
+
+  #tellLast(): void {
+    this.#statistics?.[Symbol.dispose]();
+    if (this.#options.limits.logStats) this.#tell();
   }
 }

@@ -5,7 +5,7 @@
 import type { BlockStoreInfo } from "../../store/block-store.ts";
 import { VDISK_CDROM, VDISK_READONLY, VDISK_REMOVABLE } from "../../wire/blkif.ts";
 import type { Domain, XenStoreOperations } from "../../xen/domain.ts";
-import { readFlag, readNumber } from "../../xen/xenbus.ts";
+import { readFlag, readNumber, XenbusState } from "../../xen/xenbus.ts";
 import type { BackendLimits } from "../features.ts";
 
 type Keys = Readonly<Record<string, number | string>>;
@@ -17,6 +17,42 @@ export interface DeviceNodes {
   readonly bits: number;
   /** False where discard-enable is 0. */
   readonly discard: boolean;
+}
+
+/** What a backend before us had promised a frontend that is still connected. */
+export interface LeftNodes {
+  /** It offered as much; we offer no less. */
+  readonly limits: Pick<
+    BackendLimits,
+    "maxRingPageOrder" | "maxQueues" | "maxIndirectSegments" | "persistent"
+  >;
+  readonly sectorSize: number;
+  /** Of the disk, in what the dialect counts. */
+  readonly sectors: number;
+  readonly flush: boolean;
+  readonly discard: boolean;
+}
+
+/** undefined where no backend left the device connected. */
+export async function readLeftNodes(
+  store: XenStoreOperations,
+  path: string,
+): Promise<LeftNodes | undefined> {
+  if ((await readNumber(store, `${path}/state`)) !== XenbusState.connected) return undefined;
+  const number = async (key: string, missing: number) =>
+    (await readNumber(store, `${path}/${key}`, Number.MAX_SAFE_INTEGER)) ?? missing;
+  return {
+    limits: {
+      maxRingPageOrder: await number("max-ring-page-order", 0),
+      maxQueues: await number("multi-queue-max-queues", 1),
+      maxIndirectSegments: await number("feature-max-indirect-segments", 0),
+      persistent: await readFlag(store, `${path}/feature-persistent`),
+    },
+    sectorSize: await number("sector-size", 512),
+    sectors: await number("sectors", 0),
+    flush: await readFlag(store, `${path}/feature-flush-cache`),
+    discard: await readFlag(store, `${path}/feature-discard`),
+  };
 }
 
 /** `readOnly` refuses writes whatever the mode is. */

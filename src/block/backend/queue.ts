@@ -8,7 +8,6 @@
  * happens in `kick` alone, so that one wake-up ends in one publish and one event.
  */
 import type { Kickable, Reactor } from "../../io/reactor.ts";
-import { BackRing } from "../../ring/back-ring.ts";
 import {
   type BlockRequest,
   type BlockStore,
@@ -44,9 +43,11 @@ import { type QueueCounters, RequestCounters } from "./counters.ts";
 import type { Drain, DrainMember } from "./drain.ts";
 import { GrantCache } from "./grant-cache.ts";
 import { IndirectPages } from "./indirect-pages.ts";
+import { JournaledRing } from "./journaled-ring.ts";
 import { PendingRequest } from "./pending-request.ts";
 import { Reclaim } from "./reclaim.ts";
 import { BrokenRule, type DeviceFacts, parseHead, parseSegments, ValidRequest } from "./request.ts";
+import type { RingJournal } from "./ring-journal.ts";
 
 /** blkback sleeps as long after a broken request: whoever sends nothing else gets a thousand answers a second. */
 const BROKEN_REQUEST_PAUSE_MILLISECONDS = 1;
@@ -72,6 +73,8 @@ export interface BackendQueueOptions {
   readonly persistent: boolean;
   /** Of all rings of the vbd. */
   readonly drain: Drain;
+  /** For a successor; undefined where none is hoped for. One that a backend before us kept is gone on with. */
+  readonly journal: RingJournal | undefined;
   /** Called once when the peer published an impossible producer index. */
   readonly onhalted: () => void;
   readonly onunsupported: (what: Unsupported) => void;
@@ -83,13 +86,15 @@ export class BackendQueue implements RequestOwner, Kickable, DrainMember {
   readonly #store: BlockStore;
   readonly #facts: DeviceFacts;
   readonly #drain: Drain;
-  readonly #ring: BackRing;
+  readonly #ring: JournaledRing;
   readonly #channel: EventChannel;
   readonly #guard: EventGuard;
   readonly #persistent: boolean;
   readonly #cache: GrantCache;
   readonly #reclaim: Reclaim;
   readonly #free = new Fifo<PendingRequest>();
+  /** What a backend before us took and did not answer: it comes before what is in the ring. */
+  readonly #inherited = new Fifo<PendingRequest>();
   readonly #pending: PendingRequest[] = [];
   readonly #raw = new BlkifRequest();
   readonly #valid = new ValidRequest();
@@ -104,6 +109,8 @@ export class BackendQueue implements RequestOwner, Kickable, DrainMember {
   #pause: Disposable | undefined = undefined;
   #dirty = false;
   #closing = false;
+  /** As closing, but what was taken is carried out first. */
+  #leaving = false;
   #closed = false;
   #halted = false;
   #idle: (() => void) | undefined = undefined;
@@ -116,8 +123,7 @@ export class BackendQueue implements RequestOwner, Kickable, DrainMember {
     this.#store = options.store;
     this.#facts = options.facts;
     this.#drain = options.drain;
-    // What a backend before us published stays published, and what it did not answer comes to us (xen_blkif_map).
-    this.#ring = new BackRing(options.ring.bytes, options.layout, "attach");
+    this.#ring = new JournaledRing(options.ring.bytes, options.layout, options.journal);
     if (this.#ring.pending() < 0) throw new XenError("EIO", "impossible indexes on a fresh ring");
     this.#channel = options.channel;
     this.#guard = new EventGuard(options.channel, clock);
@@ -135,13 +141,16 @@ export class BackendQueue implements RequestOwner, Kickable, DrainMember {
     for (let i = 0; i < this.#ring.size; i++) {
       const pending = new PendingRequest(this, i);
       this.#pending.push(pending);
-      this.#free.push(pending);
+      if (!this.#ring.inherited.includes(i)) this.#free.push(pending);
     }
+    for (const entry of this.#ring.inherited) this.#inherited.push(this.#pending[entry]!);
     this.#drain.join(this);
     this.#channel.onevent = () => {
       this.#guard.came();
       this.#touch();
     };
+    // A backend before us may have published responses, and been stopped before it said so.
+    if (this.#ring.continued) this.#channel.notify();
     // Requests may have been published before we bound the channel.
     this.#touch();
   }
@@ -194,7 +203,7 @@ export class BackendQueue implements RequestOwner, Kickable, DrainMember {
       this.#guard.ended(this.#counters.requests !== before);
     }
     if (this.#ring.publish()) this.#channel.notify();
-    if (this.#inFlight === 0) this.#idle?.();
+    if (this.#inFlight === 0 && this.#held === undefined && this.#inherited.empty) this.#idle?.();
     if (this.#persistent && !this.#closing) this.#reclaim.step();
   }
 
@@ -204,15 +213,7 @@ export class BackendQueue implements RequestOwner, Kickable, DrainMember {
     let budget = this.#ring.size;
     for (;;) {
       if (this.#held !== undefined && !this.#retry(this.#held)) return;
-      const pending = this.#ring.pending();
-      if (pending < 0) {
-        this.#halt();
-        return;
-      }
-      if (pending === 0) {
-        if (this.#ring.finalCheck()) continue;
-        return;
-      }
+      if (this.#inherited.empty && !this.#someArrived()) return;
       if (this.#drain.barred) {
         this.#stalls.barrier++;
         return;
@@ -225,18 +226,39 @@ export class BackendQueue implements RequestOwner, Kickable, DrainMember {
         this.#touch();
         return;
       }
-      // No slot free for the response: the peer claims more than a ring full; its completions bring us back here.
-      if (!this.#ring.canConsume()) return;
-      const slot = this.#free.shift();
-      if (slot === undefined) {
-        this.#counters.outOfRequests++;
-        this.#stalls.slots++;
-        return;
-      }
-      this.#ring.consume(this.#raw);
+      const slot = this.#takeInherited() ?? this.#takeNext();
+      if (slot === undefined) return;
       this.#counters.requests++;
       this.#dispatch(slot);
     }
+  }
+
+  /** Whether the ring has requests that are to be taken. */
+  #someArrived(): boolean {
+    if (this.#leaving) return false;
+    const pending = this.#ring.pending();
+    if (pending < 0) this.#halt();
+    return pending === 0 ? this.#ring.finalCheck() : pending > 0;
+  }
+
+  /** Copies the next request of the ring; undefined where it must wait. */
+  #takeNext(): PendingRequest | undefined {
+    // No slot free for the response: the peer claims more than a ring full; its completions bring us back here.
+    if (!this.#ring.canConsume()) return undefined;
+    const slot = this.#free.shift();
+    if (slot === undefined) {
+      this.#counters.outOfRequests++;
+      this.#stalls.slots++;
+      return undefined;
+    }
+    this.#ring.take(slot.request.tag, this.#raw);
+    return slot;
+  }
+
+  #takeInherited(): PendingRequest | undefined {
+    const slot = this.#inherited.shift();
+    if (slot !== undefined) this.#ring.readInherited(slot.request.tag, this.#raw);
+    return slot;
   }
 
   #halt(): void {
@@ -384,7 +406,8 @@ export class BackendQueue implements RequestOwner, Kickable, DrainMember {
   }
 
   #answer(slot: PendingRequest, status: number): void {
-    this.#ring.respond(slot.idLow, slot.idHigh, slot.operation, status);
+    const { tag } = slot.request;
+    this.#ring.answer(tag, slot.idLow, slot.idHigh, slot.operation, status);
     this.#counters.responses++;
     this.#free.push(slot);
     // Publishes, and takes what waited for this slot.
@@ -395,18 +418,40 @@ export class BackendQueue implements RequestOwner, Kickable, DrainMember {
   async close(): Promise<void> {
     if (this.#closing) return;
     this.#closing = true;
+    if (this.#held !== undefined) this.#answer(this.#held, BLKIF_RSP_ERROR);
+    this.#held = undefined;
+    // Whoever asked for them has closed: nobody is told.
+    while (this.#inherited.shift() !== undefined);
+    await this.#settled();
+    this.#ring.retire();
+    this.#giveBack();
+  }
+
+  /** As `close`, for a successor on the same ring: all that was taken is carried out, and what the frontend goes on to
+   * send waits in the ring. */
+  async leave(): Promise<void> {
+    if (this.#closing) return;
+    this.#leaving = true;
+    this.#wake();
+    await this.#settled();
+    this.#closing = true;
+    this.#giveBack();
+  }
+
+  /** Resolves when nothing is in flight. */
+  async #settled(): Promise<void> {
+    if (this.#inFlight === 0 && this.#held === undefined && this.#inherited.empty) return;
+    await new Promise<void>((resolve) => {
+      this.#idle = resolve;
+    });
+    this.#idle = undefined;
+  }
+
+  #giveBack(): void {
     this.#channel.onevent = undefined;
     this.#guard[Symbol.dispose]();
     this.#pause?.[Symbol.dispose]();
     this.#reclaim[Symbol.dispose]();
-    if (this.#held !== undefined) this.#answer(this.#held, BLKIF_RSP_ERROR);
-    this.#held = undefined;
-    if (this.#inFlight > 0) {
-      await new Promise<void>((resolve) => {
-        this.#idle = resolve;
-      });
-      this.#idle = undefined;
-    }
     this.#drain.leave(this);
     if (this.#ring.publish()) this.#channel.notify();
     // A kick may still be on its way, and the ring's memory is not ours any more.
