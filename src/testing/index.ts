@@ -3,6 +3,7 @@
 export type { BackendSuiteOptions, OpenedBackend } from "./backend-bench.ts";
 export { type BackendDialect, backendDialects } from "./backend-dialects.ts";
 export { backendSuite } from "./backend-suite.ts";
+export { type DomainSuiteOptions, domainSuite, type OpenedDomains } from "./domain-suite.ts";
 export { FaultyStore } from "./faulty-store.ts";
 export { ForgetfulStore } from "./forgetful-store.ts";
 export { type FrontendDialect, frontendDialects } from "./frontend-dialects.ts";

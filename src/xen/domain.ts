@@ -63,9 +63,12 @@ export interface OwnPages extends Disposable {
   endAccess(index: number): boolean;
 }
 
-/** A batch of grants to map, reused: the caller fills the first three arrays, `map` the others. */
+/** A batch of grants to map, reused: the caller fills the count, the references and the accesses, `map` the rest. */
 export class GrantMapBatch {
   count = 0;
+  /** Whoever maps them gives all of a batch back at once. A world in which pages that are mapped together can only be
+   * unmapped together then maps them so, which is cheaper; otherwise each alone. */
+  together = false;
   readonly references: Uint32Array;
   /** 0 or 1. */
   readonly readOnly: Uint8Array;
@@ -101,7 +104,7 @@ export type GrantCopyEnd =
 export interface GrantCopy {
   readonly source: GrantCopyEnd;
   readonly destination: GrantCopyEnd;
-  /** Bytes; of a granted page never beyond its end. A copy of nothing checks all the same. */
+  /** Bytes; of a granted page never beyond its end. Of nothing it need not look at the grants. */
   readonly length: number;
   status: GrantStatus;
 }
@@ -139,12 +142,6 @@ export interface GrantCounters {
   readonly quarantined: number;
 }
 
-/** EVTCHNSTAT_* of a port, with the domain that may bind it, or is bound, and that one's port. */
-export type PortStatus =
-  | { readonly state: "closed" }
-  | { readonly state: "unbound"; readonly domid: number }
-  | { readonly state: "interdomain"; readonly domid: number; readonly port: number };
-
 /** A domain may be named DOMID_SELF everywhere. */
 export interface EventChannels {
   /** EVTCHNOP_alloc_unbound: a port that `peer` may bind, the lowest that is free. Throws XenError("ENOSPC") when none
@@ -153,10 +150,6 @@ export interface EventChannels {
   /** EVTCHNOP_bind_interdomain. Throws XenError("ESRCH") when there is no such domain, ("ENOSPC") when no port of ours
    * is free, and ("EINVAL") when the port is not offered to us. */
   bindInterdomain(peer: number, port: number): EventChannel;
-  /** EVTCHNOP_status, of a port of ours. Throws XenError("EINVAL") where the domain has no such port. */
-  status(port: number): PortStatus;
-  /** EVTCHNOP_reset: closes every port. */
-  reset(): void;
   readonly counters: {
     /** Notifications sent. */ readonly sent: number;
     /** Events delivered to handlers. */ readonly delivered: number;

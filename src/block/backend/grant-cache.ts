@@ -88,6 +88,8 @@ export class GrantCache {
     this.#bufferPages = options.bufferPages ?? Number.POSITIVE_INFINITY;
     this.#unusedMilliseconds = options.unusedMilliseconds ?? 0;
     this.#batch = new Batch(batch);
+    // A kept page is given back alone, pages of one request with the request.
+    this.#batch.together = capacity === 0;
     this.#batchIndex = new Int32Array(batch);
     this.#keptReferences = new Uint32Array(capacity);
     this.#keptHandles = new Uint32Array(capacity);

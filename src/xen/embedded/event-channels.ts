@@ -6,16 +6,16 @@
  * pending bit is set before the domain is woken and cleared before its handler runs: nothing is lost, several
  * notifications are one event, and a port that nobody expected may see an event too many, never one too few.
  */
-import {
-  DOMID_SELF,
-  type EventChannel,
-  type EventChannels,
-  type PortStatus,
-  XenError,
-} from "../domain.ts";
+import { DOMID_SELF, type EventChannel, type EventChannels, XenError } from "../domain.ts";
 import type { DomainMemory } from "./domain-memory.ts";
 import { isDomid, PortState, portDomain, portRemote, portState, portWord } from "./layout.ts";
 import type { Neighbours } from "./neighbours.ts";
+
+/** EVTCHNSTAT_* of a port, with the domain that may bind it, or is bound, and that one's port. */
+export type PortStatus =
+  | { readonly state: "closed" }
+  | { readonly state: "unbound"; readonly domid: number }
+  | { readonly state: "interdomain"; readonly domid: number; readonly port: number };
 
 export class EmbeddedEventChannels implements EventChannels {
   readonly counters = { sent: 0, delivered: 0 };
@@ -124,6 +124,7 @@ export class EmbeddedEventChannels implements EventChannels {
     Atomics.compareExchange(peer.memory.ports, portRemote(word), bound, unbound);
   }
 
+  /** EVTCHNOP_status, of a port of ours. Throws XenError("EINVAL") where the domain has no such port. */
   status(port: number): PortStatus {
     const { ports, shape } = this.#memory;
     if (!(Number.isInteger(port) && port >= 0 && port < shape.portCount)) {
@@ -141,6 +142,7 @@ export class EmbeddedEventChannels implements EventChannels {
     }
   }
 
+  /** EVTCHNOP_reset: closes every port. */
   reset(): void {
     for (const channel of this.#channels) channel?.[Symbol.dispose]();
   }

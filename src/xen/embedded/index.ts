@@ -1,5 +1,6 @@
 /** A machine without Xen: see machine.ts, and docs/process-link.md for what its domains share. */
 export type { EmbeddedDomain } from "./domain.ts";
+export type { PortStatus } from "./event-channels.ts";
 export { joinMachine } from "./join.ts";
 export {
   DEFAULT_GRANT_ENTRIES,

@@ -1,0 +1,93 @@
+/**
+ * The grant table of a domain on Xen, as Linux lends it to a process. Each half opens its device when it is first used: a
+ * backend has no need of gntalloc, nor has a frontend of gntdev.
+ */
+import { invariant } from "../../util/assert.ts";
+import {
+  type ContiguousMapping,
+  type GrantCopy,
+  type GrantCounters,
+  type GrantMapBatch,
+  GrantStatus,
+  type GrantTable,
+  type OwnPages,
+} from "../domain.ts";
+import type { MutableCounters } from "./counters.ts";
+import type { Devices } from "./devices.ts";
+import { GrantCopier } from "./grant-copy.ts";
+import { OwnGrants } from "./own-grants.ts";
+import { PeerGrants } from "./peer-grants.ts";
+
+export class HostGrantTable implements GrantTable, Disposable {
+  readonly grantsPages = false;
+  readonly #devices: Devices;
+  readonly #counters: MutableCounters = {
+    granted: 0,
+    mapped: 0,
+    maps: 0,
+    unmaps: 0,
+    copies: 0,
+    // Pages that a peer keeps are the kernel's, which keeps them from everybody.
+    quarantined: 0,
+  };
+  #own: OwnGrants | undefined = undefined;
+  #peers: PeerGrants | undefined = undefined;
+  #copier: GrantCopier | undefined = undefined;
+  #disposed = false;
+
+  constructor(devices: Devices) {
+    this.#devices = devices;
+  }
+
+  get counters(): GrantCounters {
+    return this.#counters;
+  }
+
+  #ownGrants(): OwnGrants {
+    invariant(!this.#disposed, "a domain grants after its end");
+    this.#own ??= new OwnGrants(this.#devices, this.#counters);
+    return this.#own;
+  }
+
+  #peerGrants(): PeerGrants {
+    invariant(!this.#disposed, "a domain maps after its end");
+    this.#peers ??= new PeerGrants(this.#devices, this.#counters);
+    return this.#peers;
+  }
+
+  allocate(pageCount: number): OwnPages | undefined {
+    return this.#ownGrants().allocate(pageCount);
+  }
+
+  map(peer: number, batch: GrantMapBatch): void {
+    this.#peerGrants().map(peer, batch);
+  }
+
+  unmap(handle: number): GrantStatus {
+    return this.#peers?.unmap(handle) ?? GrantStatus.badHandle;
+  }
+
+  mapContiguous(
+    peer: number,
+    references: readonly number[],
+    readOnly: boolean,
+  ): ContiguousMapping | Exclude<GrantStatus, 0> {
+    return this.#peerGrants().mapContiguous(peer, references, readOnly);
+  }
+
+  copy(operations: readonly GrantCopy[]): void {
+    const { descriptor } = this.#peerGrants();
+    this.#copier ??= new GrantCopier(this.#devices.calls, descriptor, this.#counters);
+    this.#copier.copy(operations);
+  }
+
+  whenFree(count: number, callback: () => void): Disposable {
+    return this.#ownGrants().whenFree(count, callback);
+  }
+
+  [Symbol.dispose](): void {
+    this.#disposed = true;
+    this.#peers?.[Symbol.dispose]();
+    this.#own?.[Symbol.dispose]();
+  }
+}
