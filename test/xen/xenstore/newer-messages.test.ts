@@ -196,8 +196,10 @@ test("the memory of a domain is limited: its nodes, whoever makes them larger, a
   assert.equal(await one.ask(XS_WRITE, ["b", large]), "ENOMEM");
   assert.equal(await one.ask(XS_WRITE, ["a", "x".repeat(1000)]), "ENOMEM");
   assert.equal(await one.ask(XS_WATCH, ["a", "t".repeat(300)]), "ENOMEM");
+  const refused = Number(await one.ask(XS_TRANSACTION_START, [""]));
+  assert.equal(await one.ask(XS_WRITE, ["b", large], refused), "ENOMEM");
+  assert.equal(await one.ask(XS_TRANSACTION_END, ["F"], refused), "OK");
   const id = Number(await one.ask(XS_TRANSACTION_START, [""]));
-  assert.equal(await one.ask(XS_WRITE, ["b", large], id), "ENOMEM");
   assert.equal(await one.ask(XS_RM, ["a"], id), "OK");
   assert.equal(await one.ask(XS_WRITE, ["b", large], id), "OK");
   assert.equal(await one.ask(XS_TRANSACTION_END, ["T"], id), "OK");
