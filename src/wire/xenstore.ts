@@ -167,10 +167,14 @@ export function encodeXenStoreStrings(strings: readonly string[]): Uint8Array {
 
 /** The strings that a NUL ends; what comes after the last NUL is left out, as the C daemon does. */
 export function decodeXenStoreStrings(payload: Uint8Array): string[] {
-  const text = decodeXenStoreText(payload);
-  // Most requests have one string.
-  if (text.indexOf("\0") === text.length - 1) return text === "" ? [] : [text.slice(0, -1)];
-  const strings = text.split("\0");
-  strings.pop();
+  const bytes = asBuffer(payload);
+  const strings: string[] = [];
+  for (let at = 0; at < bytes.length; ) {
+    const end = bytes.indexOf(0, at);
+    if (end < 0) break;
+    // Each by itself: a part of a longer string would keep that in memory.
+    strings.push(bytes.toString("latin1", at, end));
+    at = end + 1;
+  }
   return strings;
 }

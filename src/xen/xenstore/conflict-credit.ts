@@ -18,6 +18,11 @@ export class ConflictCredit {
   #countedAt = 0;
   #heldUntil = 0;
 
+  /** It never had to pay. */
+  get none(): boolean {
+    return this.#heldUntil === 0;
+  }
+
   /** A change that the domain made ended somebody else's transaction at `now`, in milliseconds. */
   charge(now: number): void {
     const forgotten = (now - this.#countedAt) / FORGET_MS;

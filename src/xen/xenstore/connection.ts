@@ -6,6 +6,8 @@
  * whoever made it wait (outbox.ts). A client that breaks the framing is disconnected, with all that it held; one that
  * has to pay for conflicts is not heard for that long.
  */
+
+import { type Kickable, threadReactor } from "../../io/reactor.ts";
 import {
   encodeXenStoreStrings,
   type XenStoreMessage,
@@ -27,7 +29,7 @@ const FLUSH_BYTES = 64 * 1024;
 /** Requests of one client before the others have their turn: some tenths of a millisecond. */
 const TURN_REQUESTS = 64;
 
-export class Connection implements SessionOwner {
+export class Connection implements SessionOwner, Kickable {
   /** Called once, when the connection is over, with the reason where it was not meant to be. */
   onend: ((reason: Error | undefined) => void) | undefined;
   readonly #state: XenStoreState;
@@ -35,6 +37,8 @@ export class Connection implements SessionOwner {
   readonly #session: Session;
   readonly #parser = new XenStoreParser();
   readonly #outbox: Outbox;
+  readonly #reactor = threadReactor();
+  /** Somebody is about to flush. */
   #flushing = false;
   /** It has to read before it may ask. */
   #stalled = false;
@@ -91,7 +95,10 @@ export class Connection implements SessionOwner {
 
   #receive(bytes: Uint8Array): void {
     this.#parser.push(bytes);
+    this.#flushing = true;
     this.#work();
+    // At once: the client goes on while others are heard.
+    this.kick();
   }
 
   #work(): void {
@@ -134,8 +141,10 @@ export class Connection implements SessionOwner {
   /** Whether its domain has to wait; then the rest of its requests is for later. */
   #hold(): boolean {
     if (this.#held !== undefined) return true;
+    const { conflicts } = this.#session.subject;
+    if (conflicts.none) return false;
     const { clock } = this.#state;
-    const wait = this.#session.subject.conflicts.heldFor(clock.now());
+    const wait = conflicts.heldFor(clock.now());
     if (wait <= 0) return false;
     this.#transport.pause();
     this.#held = clock.after(wait, () => {
@@ -172,10 +181,13 @@ export class Connection implements SessionOwner {
   #flushSoon(): void {
     if (this.#flushing) return;
     this.#flushing = true;
-    queueMicrotask(() => {
-      this.#flushing = false;
-      this.#flush();
-    });
+    this.#reactor.dirty(this);
+    this.#reactor.soon();
+  }
+
+  kick(): void {
+    this.#flushing = false;
+    this.#flush();
   }
 
   #flush(): void {

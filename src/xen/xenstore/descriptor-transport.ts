@@ -41,6 +41,8 @@ class DescriptorTransport extends SocketTransport {
   readonly #onReadable = () => this.#read();
   #watcher: Watcher | undefined;
   #released = false;
+  /** The socket waits with bytes that the kernel did not take at once, or did when we last looked. */
+  #behind = false;
 
   constructor(socket: Socket, calls: Ffi, descriptor: number) {
     super(socket);
@@ -50,13 +52,19 @@ class DescriptorTransport extends SocketTransport {
     this.resume();
   }
 
+  override get writable(): boolean {
+    return !this.#behind || super.writable;
+  }
+
   override send(bytes: Uint8Array): void {
     let sent = 0;
-    if (!this.#released && this.flushed && bytes.length <= WRITE_BYTES) {
+    if (this.#behind) this.#behind = !this.flushed;
+    if (!this.#released && !this.#behind && bytes.length <= WRITE_BYTES) {
       this.#scratch.bytes.set(bytes);
       sent = this.#calls.write(this.#descriptor, this.#scratch.address, bytes.length);
       if (sent === bytes.length) return;
     }
+    this.#behind = true;
     // The socket waits for a slow reader better than we do, and knows what an error means.
     super.send(sent > 0 ? bytes.subarray(sent) : bytes);
   }

@@ -115,7 +115,7 @@ export function answerRequest(session: Session, message: XenStoreMessage): Answe
 function readRequest(session: Session, view: View, message: XenStoreMessage): Request {
   const { transactionId, payload } = message;
   const strings = decodeXenStoreStrings(payload);
-  const whole = strings.length === 1 && payload.at(-1) === 0;
+  const whole = strings.length === 1 && payload[payload.length - 1] === 0;
   const actor = { subject: session.subject, view };
   const only = whole ? strings[0] : undefined;
   return { session, actor, transactionId, payload, strings, only };
@@ -180,7 +180,7 @@ function write(request: Request): Answer {
   if (text === undefined || path === undefined) return "EINVAL";
   // A copy: the payload is a view of a chunk that is many times larger.
   return done(
-    writeNode(request.actor, path, Uint8Array.from(request.payload.subarray(text.length + 1))),
+    writeNode(request.actor, path, new Uint8Array(request.payload.subarray(text.length + 1))),
   );
 }
 
