@@ -27,8 +27,7 @@ export async function hostBackend(
   lost: AbortSignal,
 ): Promise<void> {
   const closed = Promise.withResolvers<void>();
-  let backend: BlockBackend | undefined;
-  let domain: Domain | undefined;
+  let served: ServedBackend | undefined;
   lost.addEventListener("abort", () => closed.resolve(), { once: true });
   // Nobody listens in this thread or process: they are for whoever started it.
   subscribe(NOTES, (note) => channel.post({ note }));
@@ -36,19 +35,18 @@ export async function hostBackend(
     const number = "number" in message ? message.number : undefined;
     const work = async (): Promise<void> => {
       if ("setup" in message) {
-        [domain, backend] = await openBackend(message.setup, (event) => channel.post({ event }));
+        served = await openBackend(message.setup, (event) => channel.post({ event }));
         channel.post({ ready: true });
         return;
       }
       if (message.ask === "close") {
-        await backend?.[Symbol.asyncDispose]();
-        await domain?.[Symbol.asyncDispose]();
+        await served?.[Symbol.asyncDispose]();
         channel.post({ number: message.number, answer: true });
         closed.resolve();
         return;
       }
-      if (backend === undefined || domain === undefined) throw new Error("no backend yet");
-      channel.post({ number: message.number, answer: await answer(backend, domain, message) });
+      if (served === undefined) throw new Error("no backend yet");
+      channel.post({ number: message.number, answer: await answer(served, message) });
     };
     work().catch((error: unknown) => {
       const code = (error as { code?: unknown }).code;
@@ -64,29 +62,39 @@ export async function hostBackend(
   await closed.promise;
   if (!lost.aborted) return;
   // Whoever asked for us is gone: what was answered to the guest still gets to the disk.
-  await backend?.[Symbol.asyncDispose]();
-  await domain?.[Symbol.asyncDispose]();
+  await served?.[Symbol.asyncDispose]();
+}
+
+/** A backend with what it is made of; its disposal ends them both. */
+interface ServedBackend extends AsyncDisposable {
+  readonly domain: Domain;
+  readonly store: BlockStore;
+  readonly backend: BlockBackend;
 }
 
 async function openBackend(
   setup: BackendSetup,
   ontrace: (event: BackendEvent) => void,
-): Promise<[Domain, BlockBackend]> {
+): Promise<ServedBackend> {
   const reactor = new Reactor();
   const { readOnly, engine, limits } = setup;
   const domain = await joinMachine(setup.ticket, reactor);
   try {
     const store = await openStore(setup.spec, { reactor, readOnly, engine });
-    return [
-      domain,
-      await BlockBackend.open(domain, setup.path, store, {
-        readOnly,
-        limits,
-        ontrace,
-        cpus: availableParallelism(),
-        clock: systemClock,
-      }),
-    ];
+    const backend = await BlockBackend.open(domain, setup.path, store, {
+      readOnly,
+      limits,
+      ontrace,
+      cpus: availableParallelism(),
+      clock: systemClock,
+    });
+    return {
+      ...{ domain, store, backend },
+      async [Symbol.asyncDispose]() {
+        await backend[Symbol.asyncDispose]();
+        await domain[Symbol.asyncDispose]();
+      },
+    };
   } catch (error) {
     await domain[Symbol.asyncDispose]();
     throw error;
@@ -94,18 +102,17 @@ async function openBackend(
 }
 
 async function answer(
-  backend: BlockBackend,
-  domain: Domain,
+  { backend, store, domain }: ServedBackend,
   question: Question,
 ): Promise<Extent[] | BackendReport | true> {
   switch (question.ask) {
     case "extents":
-      return firstExtents(backend.store, question.offset, question.length);
+      return firstExtents(store, question.offset, question.length);
     case "resize":
-      await backend.store.resize(question.size);
+      await store.resize(question.size);
       return true;
     default:
-      return reportOf(backend, domain);
+      return reportOf(backend, store, domain);
   }
 }
 
@@ -119,8 +126,8 @@ async function firstExtents(store: BlockStore, offset: number, length: number): 
 }
 
 /** What `info` shows of a backend; the same wherever it lives. */
-export function reportOf(backend: BlockBackend, domain: Domain): BackendReport {
-  const { size, readOnly, block, discard, shareable, depth, engine } = backend.store.info;
+export function reportOf(backend: BlockBackend, served: BlockStore, domain: Domain): BackendReport {
+  const { size, readOnly, block, discard, shareable, depth, engine } = served.info;
   const { granted, mapped, maps, unmaps, copies } = domain.grants.counters;
   const { sent, delivered } = domain.events.counters;
   const { rings: each = [], ...total } = backend.counters ?? {};

@@ -51,7 +51,7 @@ export async function localBackend(
     clock: systemClock,
   });
   return {
-    report: async () => reportOf(backend, domain),
+    report: async () => reportOf(backend, store, domain),
     extents: (offset, length) => store.extents(offset, length),
     resize: (size) => store.resize(size),
     [Symbol.asyncDispose]: () => backend[Symbol.asyncDispose](),

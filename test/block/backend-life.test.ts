@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import { openStore } from "../../src/store/registry.ts";
 import { shows } from "../../src/testing/index.ts";
 import { BLKIF_OP_READ, BLKIF_RSP_OKAY } from "../../src/wire/blkif.ts";
 import { takeOffline } from "../../src/xen/toolstack.ts";
@@ -146,7 +147,7 @@ test("a size that changes while the frontend closes does not bring Connected bac
   await frontend.connect(0);
   for (let round = 1; round <= 10; round++) {
     await Promise.all([
-      at.backend.store.resize((1 + round) * 2 ** 20).catch(() => {}),
+      at.disk.store.resize((1 + round) * 2 ** 20).catch(() => {}),
       frontend.become(5),
     ]);
     await frontend.backendIs(5);
@@ -155,4 +156,39 @@ test("a size that changes while the frontend closes does not bring Connected bac
     await frontend.become(3);
     await frontend.backendIs(4);
   }
+});
+
+test("a disk that is opened by need is open while a frontend is connected, and not before or after", async () => {
+  const steps: string[] = [];
+  await using at = await backendWorld({
+    opener: async (reactor) => {
+      steps.push("opened");
+      const spec = { driver: "memory", parameters: { size: "1M" }, filters: [] };
+      const store = await openStore(spec, { reactor });
+      const dispose = store[Symbol.asyncDispose].bind(store);
+      return Object.assign(store, {
+        [Symbol.asyncDispose]: async () => {
+          steps.push("closed");
+          await dispose();
+        },
+      });
+    },
+  });
+  await at.frontend.backendIs(2);
+  assert.deepEqual(steps, []);
+  await at.frontend.connect(0);
+  assert.deepEqual(steps, ["opened"]);
+  assert.equal(await at.frontend.status(at.frontend.transfer(BLKIF_OP_READ, 0, 1)), BLKIF_RSP_OKAY);
+  await at.frontend.close();
+  assert.deepEqual(steps, ["opened", "closed"]);
+});
+
+test("a disk that cannot be opened by need is what the frontend is told", async () => {
+  await using at = await backendWorld({
+    opener: () => Promise.reject(new Error("a.img is locked by another")),
+  });
+  await at.frontend.backendIs(2);
+  await at.frontend.offer(0);
+  await at.frontend.backendIs(5);
+  assert.match((await at.frontend.backendKey("error")) ?? "", /a\.img is locked by another/);
 });

@@ -37,6 +37,8 @@ export interface BackendWorldOptions extends BlockBackendOptions {
   readonly delay?: string;
   /** Another disk than 1 MiB of memory. */
   readonly store?: (reactor: Reactor) => Promise<BlockStore>;
+  /** A disk that is opened when the frontend connects; `disk` is another then. */
+  readonly opener?: (reactor: Reactor) => Promise<BlockStore>;
   readonly vbd?: Partial<VbdDescription>;
   /** Written into the backend's directory before the backend starts. */
   readonly nodes?: Readonly<Record<string, string>>;
@@ -62,9 +64,10 @@ export async function backendWorld(options: BackendWorldOptions = {}): Promise<B
     await dom0.store.write(`${paths.backend}/${key}`, value);
   }
   const store = await (options.store ?? memory(options.delay))(reactor);
+  const { opener } = options;
   const events: BackendEvent[] = [];
   const backend = ends.use(
-    await BlockBackend.open(dom0, paths.backend, store, {
+    await BlockBackend.open(dom0, paths.backend, opener ? () => opener(reactor) : store, {
       ontrace: (event) => events.push(event),
       ...options,
     }),

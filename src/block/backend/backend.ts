@@ -6,24 +6,15 @@
  * at a time; whatever a connection acquired is given back before the state says so; nothing in a directory that the
  * frontend may write is trusted beyond numbers that are checked here.
  */
-import { align } from "../../store/align.ts";
-import type { BlockStore, BlockStoreInfo } from "../../store/block-store.ts";
-import { emulate } from "../../store/emulate.ts";
+import type { BlockStore } from "../../store/block-store.ts";
 import { type Clock, systemClock } from "../../util/clock.ts";
 import { type Domain, XenError, type XenStoreOperations } from "../../xen/domain.ts";
 import { findOtherend, readFlag, stateName, XenbusDevice, XenbusState } from "../../xen/xenbus.ts";
-import {
-  type BackendLimits,
-  dialects,
-  type Negotiated,
-  segmentsFor,
-  unitBytes,
-} from "../features.ts";
+import { type BackendLimits, type Negotiated, segmentsFor } from "../features.ts";
 import { Connection } from "./connection.ts";
 import type { QueueCounters } from "./counters.ts";
 import {
   type DeviceNodes,
-  deviceKeys,
   type LeftNodes,
   limitKeys,
   readLeftNodes,
@@ -33,11 +24,12 @@ import {
 import { type FrontendOffer, readOffer } from "./offer.ts";
 import { backendLimits } from "./parameters.ts";
 import type { Unsupported } from "./queue.ts";
-import type { DeviceFacts } from "./request.ts";
 import type { RingJournals } from "./ring-journal.ts";
+import { ServedDisk } from "./served-disk.ts";
 
-/** Bytes of a sector, as everything of ours counts them. */
-const SECTOR_SIZE = 512;
+/** A disk that is opened when a frontend connects, and closed when it has gone: while nobody uses it, it is free for
+ * others to lock. */
+export type StoreOpener = () => Promise<BlockStore>;
 
 export interface BlockBackendOptions {
   readonly limits?: Partial<BackendLimits>;
@@ -66,17 +58,15 @@ export interface BackendCounters extends QueueCounters {
 export class BlockBackend implements AsyncDisposable {
   readonly #domain: Domain;
   readonly #device: XenbusDevice;
-  readonly #raw: BlockStore;
-  readonly #store: BlockStore;
+  readonly #opener: StoreOpener | undefined;
   readonly #clock: Clock;
   readonly #limits: BackendLimits;
   readonly #options: BlockBackendOptions;
   readonly #nodes: DeviceNodes;
   readonly #ended = Promise.withResolvers<void>();
-  readonly #facts: DeviceFacts;
+  #disk: ServedDisk | undefined = undefined;
   #connection: Connection | undefined = undefined;
   #negotiated: Negotiated | undefined = undefined;
-  #subscription: Disposable | undefined = undefined;
   /** What a backend before us left, until the frontend's state has told what became of it. */
   #left: LeftNodes | undefined;
   /** The frontend's state was seen once. */
@@ -92,12 +82,12 @@ export class BlockBackend implements AsyncDisposable {
   static async open(
     domain: Domain,
     path: string,
-    store: BlockStore,
+    store: BlockStore | StoreOpener,
     options: BlockBackendOptions = {},
   ): Promise<BlockBackend> {
     try {
       const end = await findOtherend(domain, path, "backend");
-      const nodes = await readNodes(domain, path, options.readOnly === true || store.info.readOnly);
+      const nodes = await readNodes(domain.store, path, options.readOnly === true);
       const left = await readLeftNodes(domain.store, path);
       const device = new XenbusDevice(domain, end);
       const backend = new BlockBackend(device, store, options, nodes, left);
@@ -109,19 +99,18 @@ export class BlockBackend implements AsyncDisposable {
       );
       return backend;
     } catch (error) {
-      await store[Symbol.asyncDispose]();
+      if (typeof store !== "function") await store[Symbol.asyncDispose]();
       throw error;
     }
   }
 
   private constructor(
     device: XenbusDevice,
-    store: BlockStore,
+    store: BlockStore | StoreOpener,
     options: BlockBackendOptions,
     nodes: DeviceNodes,
     left: LeftNodes | undefined,
   ) {
-    const { reactor } = device.domain;
     this.#domain = device.domain;
     this.#device = device;
     this.#options = options;
@@ -130,23 +119,25 @@ export class BlockBackend implements AsyncDisposable {
     this.#clock = options.clock ?? systemClock;
     const note = (message: string) => this.#trace("state", message);
     this.#limits = backendLimits({ ...options.limits, ...left?.limits }, options.cpus ?? 1, note);
-    this.#raw = store;
-    this.#store = emulate(align(store, this.#limits.sectorSize, reactor), reactor);
     if (left?.flush === false) this.#withdrawn.add("flush");
     if (left?.discard === false) this.#withdrawn.add("discard");
-    this.#facts = this.#factsOf(store.info);
-    this.#subscription = store.subscribe({
-      resized: (info) => this.#resized(info),
-      failed: (error) => this.#trace("failed", error.message),
+    this.#opener = typeof store === "function" ? store : undefined;
+    if (typeof store !== "function") this.#disk = this.#serve(store);
+  }
+
+  #serve(store: BlockStore): ServedDisk {
+    return new ServedDisk(store, {
+      reactor: this.#domain.reactor,
+      limits: this.#limits,
+      nodes: this.#nodes,
+      withdrawn: this.#withdrawn,
+      onresized: () => this.#resized(),
+      onfailed: (error) => this.#trace("failed", error.message),
     });
   }
 
   get path(): string {
     return this.#device.path;
-  }
-
-  get store(): BlockStore {
-    return this.#raw;
   }
 
   /** What we allow, each limit in its range. */
@@ -179,36 +170,6 @@ export class BlockBackend implements AsyncDisposable {
 
   #trace(kind: BackendEvent["kind"], message: string): void {
     this.#options.ontrace?.({ kind, message: `${this.#device.path}: ${message}` });
-  }
-
-  #factsOf(info: BlockStoreInfo): DeviceFacts {
-    const { sectorSize, maxIndirectSegments } = this.#limits;
-    const dialect = dialects[this.#limits.dialect];
-    const { readOnly } = this.#nodes;
-    const discard =
-      this.#nodes.discard && this.#limits.discard && !readOnly && !this.#withdrawn.has("discard");
-    return {
-      sectors: this.#sectorsOf(info),
-      readOnly,
-      sectorsPerBlock: sectorSize / SECTOR_SIZE,
-      sectorUnit: unitBytes(dialect.sectorNumber, sectorSize) / SECTOR_SIZE,
-      segmentUnit: unitBytes(dialect.segments, sectorSize) / SECTOR_SIZE,
-      maxIndirectSegments,
-      discard: discard && info.discard !== undefined,
-      secureDiscard: this.#store.info.discard?.secure === true,
-    };
-  }
-
-  /** Whole logical blocks alone, in sectors. */
-  #sectorsOf(info: BlockStoreInfo): number {
-    const { sectorSize } = this.#limits;
-    return Math.floor(info.size / sectorSize) * (sectorSize / SECTOR_SIZE);
-  }
-
-  /** The `sectors` node, in what this dialect counts. */
-  get #sectorsNode(): number {
-    const { sectorSize, dialect } = this.#limits;
-    return (this.#facts.sectors * SECTOR_SIZE) / unitBytes(dialects[dialect].sectors, sectorSize);
   }
 
   async #publishLimits(): Promise<void> {
@@ -293,7 +254,7 @@ export class BlockBackend implements AsyncDisposable {
     }
     const offer = await this.#openConnection(true);
     this.#served("goes on", offer);
-    if (left.sectors !== this.#sectorsNode) this.#resized(this.#raw.info);
+    if (left.sectors !== this.#disk?.sectorsNode) this.#resized();
   }
 
   #served(how: string, { protocol, rings }: FrontendOffer): void {
@@ -309,26 +270,38 @@ export class BlockBackend implements AsyncDisposable {
     if (limits.dialect === "qemu-windows" && limits.sectorSize !== 512 && !offer.largeSectors) {
       throw new XenError("EINVAL", `the frontend does not know sectors of ${limits.sectorSize}`);
     }
-    const connection = new Connection(offer, {
+    const disk = this.#disk ?? this.#serve(await this.#opener!());
+    this.#disk = disk;
+    let connection: Connection;
+    try {
+      connection = this.#connectionOf(offer, disk, continued);
+    } catch (error) {
+      await this.#closeOpened();
+      throw error;
+    }
+    this.#connection = connection;
+    this.#negotiated = this.#negotiatedWith(offer, connection, disk);
+    return offer;
+  }
+
+  #connectionOf(offer: FrontendOffer, disk: ServedDisk, continued: boolean): Connection {
+    return new Connection(offer, {
       domain: this.#domain,
       clock: this.#clock,
       peer: this.#device.otherendId,
       path: this.#device.path,
-      store: this.#store,
-      facts: this.#facts,
-      limits,
+      store: disk.store,
+      facts: disk.facts,
+      limits: this.#limits,
       journals: this.#options.journals,
       continued,
       onhalted: (ring) => this.#halted(ring),
       onunsupported: (what) => this.#withdraw(what),
       onstatistics: (line) => this.#trace("statistics", line),
     });
-    this.#connection = connection;
-    this.#negotiated = this.#negotiatedWith(offer, connection);
-    return offer;
   }
 
-  #negotiatedWith(offer: FrontendOffer, connection: Connection): Negotiated {
+  #negotiatedWith(offer: FrontendOffer, connection: Connection, disk: ServedDisk): Negotiated {
     const { maxIndirectSegments, sectorSize } = this.#limits;
     const flush = !this.#withdrawn.has("flush");
     return {
@@ -341,30 +314,17 @@ export class BlockBackend implements AsyncDisposable {
       persistent: connection.persistent,
       flush,
       barrier: flush,
-      discard: this.#facts.discard,
+      discard: disk.facts.discard,
       sectorSize,
-      physicalSectorSize: this.#physicalSectorSize,
-      readOnly: this.#nodes.readOnly,
-      sectors: this.#facts.sectors,
+      physicalSectorSize: disk.physicalSectorSize,
+      readOnly: disk.facts.readOnly,
+      sectors: disk.facts.sectors,
     };
-  }
-
-  get #physicalSectorSize(): number {
-    const { preferred, minimum } = this.#raw.info.block;
-    return Math.max(this.#limits.sectorSize, minimum, Math.min(preferred, 4096));
   }
 
   /** connect() of xen-blkback's xenbus.c: everything a frontend reads when it sees Connected. */
   async #publishDevice(operations: XenStoreOperations): Promise<void> {
-    const keys = deviceKeys({
-      limits: this.#limits,
-      discard: this.#facts.discard ? this.#store.info.discard : undefined,
-      flush: !this.#withdrawn.has("flush"),
-      sectors: this.#sectorsNode,
-      bits: this.#nodes.bits,
-      physicalSectorSize: this.#physicalSectorSize,
-    });
-    await writeKeys(operations, this.path, keys);
+    await writeKeys(operations, this.path, this.#disk!.keys);
     // What went wrong with a frontend before is no concern of this one.
     await operations.remove(`${this.path}/error`);
     await this.#device.switchState(XenbusState.connected, operations);
@@ -385,7 +345,7 @@ export class BlockBackend implements AsyncDisposable {
     this.#withdrawn.add(what);
     this.#trace("state", `the disk cannot ${what}: not offered any more`);
     const keys = what === "flush" ? ["flush-cache", "barrier"] : ["discard"];
-    if (what === "discard") this.#facts.discard = false;
+    if (what === "discard" && this.#disk !== undefined) this.#disk.facts.discard = false;
     if (this.#negotiated !== undefined) {
       const lost = what === "flush" ? { flush: false, barrier: false } : { discard: false };
       this.#negotiated = { ...this.#negotiated, ...lost };
@@ -396,17 +356,18 @@ export class BlockBackend implements AsyncDisposable {
   }
 
   /** The store has another size, smaller too: the frontend learns it by `sectors`, then the same state once more. */
-  #resized(info: BlockStoreInfo): void {
-    this.#facts.sectors = this.#sectorsOf(info);
+  #resized(): void {
+    const disk = this.#disk;
+    if (disk === undefined) return;
     if (this.#negotiated !== undefined) {
-      this.#negotiated = { ...this.#negotiated, sectors: this.#facts.sectors };
+      this.#negotiated = { ...this.#negotiated, sectors: disk.facts.sectors };
     }
     this.#announce(async () => {
       const state = String(XenbusState.connected);
       await this.#domain.store.transaction(async (operations) => {
         // Read in the transaction: where the state changes meanwhile, that change is the last.
         if ((await operations.read(`${this.path}/state`)) !== state) return;
-        await operations.write(`${this.path}/sectors`, String(this.#sectorsNode));
+        await operations.write(`${this.path}/sectors`, String(disk.sectorsNode));
         await operations.write(`${this.path}/state`, state);
       });
     });
@@ -424,7 +385,16 @@ export class BlockBackend implements AsyncDisposable {
     if (connection === undefined) return;
     this.#connection = undefined;
     await connection.close();
+    await this.#closeOpened();
     this.#trace("disconnected", `frontend ${stateName(state)}`);
+  }
+
+  /** A disk that was opened for the connection that has ended. */
+  async #closeOpened(): Promise<void> {
+    if (this.#opener === undefined) return;
+    const disk = this.#disk;
+    this.#disk = undefined;
+    await disk?.[Symbol.asyncDispose]();
   }
 
   /** Answers what is in flight, gives everything back, flushes and closes the store. */
@@ -450,10 +420,11 @@ export class BlockBackend implements AsyncDisposable {
   async #end(part: () => Promise<void>): Promise<void> {
     if (this.#disposed) return;
     this.#disposed = true;
-    this.#subscription?.[Symbol.dispose]();
     await this.#device[Symbol.asyncDispose]();
     await part();
     this.#ended.resolve();
-    await this.#store[Symbol.asyncDispose]();
+    const disk = this.#disk;
+    this.#disk = undefined;
+    await disk?.[Symbol.asyncDispose]();
   }
 }

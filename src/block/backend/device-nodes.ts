@@ -4,17 +4,18 @@
  */
 import type { BlockStoreInfo } from "../../store/block-store.ts";
 import { VDISK_CDROM, VDISK_READONLY, VDISK_REMOVABLE } from "../../wire/blkif.ts";
-import type { Domain, XenStoreOperations } from "../../xen/domain.ts";
+import type { XenStoreOperations } from "../../xen/domain.ts";
 import { readFlag, readNumber, XenbusState } from "../../xen/xenbus.ts";
 import type { BackendLimits } from "../features.ts";
 
-type Keys = Readonly<Record<string, number | string>>;
+export type Keys = Readonly<Record<string, number | string>>;
 
 /** What a toolstack said of the device. */
 export interface DeviceNodes {
+  /** Writes are refused whatever the disk allows. */
   readonly readOnly: boolean;
-  /** Of the `info` node. */
-  readonly bits: number;
+  readonly cdrom: boolean;
+  readonly removable: boolean;
   /** False where discard-enable is 0. */
   readonly discard: boolean;
 }
@@ -57,22 +58,16 @@ export async function readLeftNodes(
 
 /** `readOnly` refuses writes whatever the mode is. */
 export async function readNodes(
-  domain: Domain,
+  store: XenStoreOperations,
   path: string,
   readOnly: boolean,
 ): Promise<DeviceNodes> {
-  const { store } = domain;
   // "w!" of old toolstacks: write, although someone else may too.
   const mode = (await store.read(`${path}/mode`)) ?? "w";
-  const refusesWrites = readOnly || !mode.startsWith("w");
-  const removable = await readFlag(store, `${path}/removable`);
-  const cdrom = (await store.read(`${path}/device-type`)) === "cdrom";
   return {
-    readOnly: refusesWrites,
-    bits:
-      (cdrom ? VDISK_CDROM : 0) |
-      (removable ? VDISK_REMOVABLE : 0) |
-      (refusesWrites ? VDISK_READONLY : 0),
+    readOnly: readOnly || !mode.startsWith("w"),
+    cdrom: (await store.read(`${path}/device-type`)) === "cdrom",
+    removable: await readFlag(store, `${path}/removable`),
     discard: (await readNumber(store, `${path}/discard-enable`)) !== 0,
   };
 }
@@ -98,15 +93,15 @@ export interface Device {
   readonly flush: boolean;
   /** In what the dialect counts. */
   readonly sectors: number;
-  /** Of the `info` node. */
-  readonly bits: number;
+  readonly nodes: DeviceNodes;
+  readonly readOnly: boolean;
   /** Bytes. */
   readonly physicalSectorSize: number;
 }
 
 /** What a frontend reads when it sees Connected. */
 export function deviceKeys(device: Device): Keys {
-  const { limits, discard, flush } = device;
+  const { limits, discard, flush, nodes, readOnly } = device;
   return {
     "feature-flush-cache": flush ? 1 : 0,
     "feature-barrier": flush ? 1 : 0,
@@ -120,7 +115,10 @@ export function deviceKeys(device: Device): Keys {
     }),
     "feature-persistent": limits.persistent ? 1 : 0,
     sectors: device.sectors,
-    info: device.bits,
+    info:
+      (nodes.cdrom ? VDISK_CDROM : 0) |
+      (nodes.removable ? VDISK_REMOVABLE : 0) |
+      (readOnly ? VDISK_READONLY : 0),
     "sector-size": limits.sectorSize,
     "physical-sector-size": device.physicalSectorSize,
   };
