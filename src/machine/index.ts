@@ -2,6 +2,7 @@
 export { AttachedDisk, type AttachmentInformation, type Link } from "./attached-disk.ts";
 export type { BackendReport, RingReport, StoreFacts } from "./backend-protocol.ts";
 export { Guest, type GuestState } from "./guest.ts";
+export { HostVbd, type HostVbdOptions } from "./host-vbd.ts";
 export type { InheritedRequest } from "./inherited-requests.ts";
 export { type AttachOptions, type GuestOptions, Machine, type MachineOptions } from "./machine.ts";
 export type { RestoreOptions } from "./restore.ts";

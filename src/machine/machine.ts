@@ -33,6 +33,7 @@ import { type BackendLink, localBackend, remoteBackend } from "./backend-link.ts
 import { Guest } from "./guest.ts";
 import { inherit } from "./inherited-requests.ts";
 import { guarded, readerOf, writeAnswer } from "./migrate.ts";
+import { paramsOf } from "./params.ts";
 import { RestartableBackend } from "./restartable-backend.ts";
 import { type Nursery, type RestoreOptions, restoreGuest } from "./restore.ts";
 import { RecordReader } from "./save-format.ts";
@@ -387,10 +388,4 @@ export class Machine implements AsyncDisposable {
     for (const guest of this.#guests.values()) ends.use(guest);
     for (const disk of this.#disks) ends.use(disk);
   }
-}
-
-/** The params node of a disk that has a spec: what a person would type. */
-function paramsOf(spec: StoreSpec): string {
-  const parameters = Object.entries(spec.parameters).map(([name, value]) => `${name}=${value}`);
-  return [spec.driver, ...parameters].join(" ");
 }

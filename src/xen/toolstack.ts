@@ -72,6 +72,17 @@ export async function takeOffline(store: XenStore, paths: VbdPaths): Promise<voi
   await store.write(`${paths.backend}/online`, "0");
 }
 
+/** Asks both ends to close a device that is to go, as libxl does to unplug it: the frontend closes when it sees the backend
+ * do so, and the backend after it. */
+export async function askToClose(store: XenStore, paths: VbdPaths): Promise<void> {
+  await store.transaction(async (operations) => {
+    const state = await operations.read(`${paths.backend}/state`);
+    await operations.write(`${paths.backend}/online`, "0");
+    if (state === String(XenbusState.closed)) return;
+    await operations.write(`${paths.backend}/state`, String(XenbusState.closing));
+  });
+}
+
 /** Removes both directories, after both ends have closed. Not as one: a guest that writes into its directory without
  * pause could make a transaction fail for as long. */
 export async function removeVbd(store: XenStore, paths: VbdPaths): Promise<void> {
