@@ -12,6 +12,7 @@ import { delimiter, join } from "node:path";
 import { run } from "node:test";
 import { spec } from "node:test/reporters";
 import { compatibility, readShown } from "../test/compatibility/document.ts";
+import { labImages } from "../test/xen/lab/images.ts";
 import { ensureTools } from "./tools.ts";
 
 /** A test that takes longer hangs: the slowest (a real Xen under emulation) takes two. */
@@ -20,7 +21,7 @@ const TEST_LIMIT_MINUTES = 6;
 const RUN_LIMIT_MINUTES = 40;
 const SLOWEST_SHOWN = 8;
 /** Files are started in this order: what fails soonest first, what boots machines last. */
-const order = ["test/package/check", "test/", "test/interop/", "test/package/", "test/xen/"];
+const order = ["test/package/check", "test/", "test/interop/", "test/package/", "test/xen/lab/"];
 
 const root = join(import.meta.dirname, "..");
 process.chdir(root);
@@ -41,6 +42,7 @@ function rank(file: string): number {
 
 try {
   await ensureTools(console.log);
+  if (files.some((file) => file.startsWith("test/xen/lab/"))) await labImages(console.log);
 } catch (error) {
   console.error(error instanceof Error ? error.message : error);
   console.log("0 passed, 1 failed");

@@ -5,13 +5,16 @@
  * Invariant: a folder there is complete or absent (it is renamed into place), so tests in parallel may share it.
  */
 import { execFile } from "node:child_process";
+import { createHash } from "node:crypto";
 import { existsSync, globSync } from "node:fs";
-import { mkdir, mkdtemp, readdir, rename, rm } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, rename, rm, symlink } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
 
 const run = promisify(execFile);
 const CACHE = join(import.meta.dirname, "../../.cache/debian");
+/** apt-get download drops its rights to the user _apt where it can, and warns where it cannot. */
+const NO_SANDBOX = ["-o", "APT::Sandbox::User=root"];
 /** Packages that tests ask for; scripts/tools.ts fetches them before the tests begin. */
 export const unpackedPackages = ["prometheus", "qemu-system-xen", "xen-utils-4.17"] as const;
 
@@ -29,40 +32,88 @@ export interface UnpackedPackage {
 
 export async function unpacked(name: string): Promise<UnpackedPackage> {
   const root = join(CACHE, name);
-  if (!existsSync(root)) await fetch(name, root);
-  const libraryPath = globSync("{usr/,}lib/{*-linux-gnu*,xen-*/lib,xen-*/lib/*}/", { cwd: root })
-    .concat("lib", "usr/lib")
-    .map((folder) => join(root, folder))
-    .join(":");
+  if (!existsSync(root)) await fetch([name], root, []);
   return {
     root,
-    libraryPath,
-    environment: { ...process.env, LD_LIBRARY_PATH: libraryPath },
-    path(file) {
-      const found = join(root, file);
-      if (!existsSync(found)) throw new Error(`${name} has no ${file}: looked for ${found}`);
-      return found;
+    libraryPath: libraryPath(root),
+    environment: { ...process.env, LD_LIBRARY_PATH: libraryPath(root) },
+    path: (file) => existing(name, root, file),
+  };
+}
+
+/** A root file system, down to the C library. */
+export interface UnpackedSystem {
+  /** What would be `/`. */
+  readonly root: string;
+  /** The file under root: `path("boot")`. Throws when no package has it. */
+  path(name: string): string;
+  /** Words that run a program of it here, with its own libraries: `command("usr/bin/xz")`. */
+  command(name: string): readonly [string, ...string[]];
+}
+
+/**
+ * The packages and all that they need, whatever this machine has. Nothing of it has run: there are no users, no links of
+ * update-alternatives, no ld.so.cache.
+ */
+export async function unpackedSystem(names: readonly string[]): Promise<UnpackedSystem> {
+  const key = createHash("sha256").update(names.join("\n")).digest("hex").slice(0, 16);
+  const root = join(CACHE, `system-${key}`);
+  // To apt nothing is installed here.
+  if (!existsSync(root)) await fetch(names, root, ["-o", "Dir::State::status=/dev/null"]);
+  const path = (name: string) => existing(names.join(", "), root, name);
+  return {
+    root,
+    path,
+    command(name) {
+      const loader = path("lib64/ld-linux-x86-64.so.2");
+      return [loader, "--library-path", libraryPath(root), path(name)];
     },
   };
 }
 
-async function fetch(name: string, root: string): Promise<void> {
+function libraryPath(root: string): string {
+  return globSync("{usr/,}lib/{*-linux-gnu*,xen-*/lib,xen-*/lib/*}/", { cwd: root })
+    .concat("lib", "usr/lib")
+    .map((folder) => join(root, folder))
+    .join(":");
+}
+
+function existing(what: string, root: string, file: string): string {
+  const found = join(root, file);
+  if (!existsSync(found)) throw new Error(`${what}: no ${file}: looked for ${found}`);
+  return found;
+}
+
+async function fetch(
+  names: readonly string[],
+  root: string,
+  options: readonly string[],
+): Promise<void> {
   await mkdir(CACHE, { recursive: true });
-  const work = await mkdtemp(join(CACHE, `.${name}-`));
+  const work = await mkdtemp(join(CACHE, ".fetch-"));
   try {
     const archives = join(work, "archives");
     await mkdir(archives);
-    // apt-get download drops its rights to the user _apt where it can, and warns where it cannot.
-    await run(
-      "apt-get",
-      ["download", "-qq", "-o", "APT::Sandbox::User=root", ...(await missing(name))],
-      {
-        cwd: archives,
-      },
-    );
+    try {
+      await download(names, archives, options);
+    } catch {
+      // No lists, or older than the archive. Lists of our own need no rights; the machine's stay as they are.
+      const lists = ["lists", "cache"].map((name) => join(CACHE, "../apt", name));
+      for (const folder of lists) await mkdir(join(folder, "partial"), { recursive: true });
+      const own = ["-o", `Dir::State::lists=${lists[0]}`, "-o", `Dir::Cache=${lists[1]}`];
+      await run("apt-get", ["update", "-qq", ...NO_SANDBOX, ...own]);
+      await download(names, archives, [...options, ...own]);
+    }
     const tree = join(work, "tree");
+    // As on a machine whose /usr is merged, or programs and libraries would lie in two places.
+    for (const name of ["bin", "sbin", "lib", "lib32", "lib64"]) {
+      await mkdir(join(tree, "usr", name), { recursive: true });
+      await symlink(`usr/${name}`, join(tree, name));
+    }
     for (const archive of await readdir(archives)) {
-      await run("dpkg", ["-x", join(archives, archive), tree]);
+      // dpkg -x would put folders in place of those links.
+      const script = 'dpkg-deb --fsys-tarfile "$0" | tar -x --keep-directory-symlink -C "$1"';
+      await run("bash", ["-o", "pipefail", "-c", script, join(archives, archive), tree]);
     }
     await rename(tree, root).catch((error: NodeJS.ErrnoException) => {
       if (error.code !== "ENOTEMPTY" && error.code !== "EEXIST") throw error;
@@ -72,14 +123,30 @@ async function fetch(name: string, root: string): Promise<void> {
   }
 }
 
-/** The package and those of its dependencies that this machine does not have. */
-async function missing(name: string): Promise<string[]> {
+/** Fetches the packages, and those that they need and this machine (or what `options` take for it) does not have. */
+async function download(
+  names: readonly string[],
+  folder: string,
+  options: readonly string[],
+): Promise<void> {
   const { stdout } = await run("apt-get", [
     "install",
     "--simulate",
     "--reinstall",
     "--no-install-recommends",
-    name,
+    ...options,
+    ...names,
   ]);
-  return [...stdout.matchAll(/^Inst (\S+)/gm)].map((match) => match[1]!);
+  const all = [...stdout.matchAll(/^Inst (\S+) (?:\[\S+\] )?\((\S+)/gm)];
+  await run(
+    "apt-get",
+    [
+      "download",
+      "-qq",
+      ...NO_SANDBOX,
+      ...options,
+      ...all.map(([, name, version]) => `${name}=${version}`),
+    ],
+    { cwd: folder },
+  );
 }

@@ -1,0 +1,222 @@
+/**
+ * The files that the lab boots from, made of Debian's packages and kept in .cache/xen-lab/ under a hash of what they
+ * are made of.
+ *
+ * Invariant: a folder there is complete or absent (it is renamed into place), so tests in parallel may share it.
+ */
+import { execFile } from "node:child_process";
+import { createHash } from "node:crypto";
+import { existsSync, globSync, readdirSync, readFileSync } from "node:fs";
+import { cp, mkdir, mkdtemp, readdir, rename, rm, symlink, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { promisify } from "node:util";
+import { gunzipSync } from "node:zlib";
+import { type UnpackedSystem, unpackedSystem } from "../../support/debian.ts";
+import { type CpioEntry, cpio } from "./cpio.ts";
+import { extractVmlinux, KernelModules } from "./kernel.ts";
+
+const run = promisify(execFile);
+const CHECKOUT = join(import.meta.dirname, "../../..");
+const CACHE = join(CHECKOUT, ".cache/xen-lab");
+
+/** Of dom0, and (the last three) of the host; what they need comes with them. */
+const packages = [
+  "bash",
+  "busybox-static",
+  "coreutils",
+  "e2fsprogs",
+  "fio",
+  "grub-xen-host",
+  // For Node.
+  "libatomic1",
+  "libstdc++6",
+  "linux-image-amd64",
+  "qemu-system-xen",
+  "strace",
+  "util-linux",
+  "xen-hypervisor-4.17-amd64",
+  "xen-utils-4.17",
+  "xenstore-utils",
+  "qemu-system-x86",
+  "squashfs-tools",
+  "xz-utils",
+];
+/** What the first root of dom0 loads to find the second. */
+const bootModules = [
+  "virtio_pci",
+  "virtio_blk",
+  "virtio_console",
+  "9p",
+  "9pnet_virtio",
+  "squashfs",
+  "overlay",
+];
+/** For modprobe(8) in dom0. */
+const dom0Modules = [
+  ...bootModules,
+  ...[
+    "xenfs",
+    "xen-gntdev",
+    "xen-gntalloc",
+    "xen-evtchn",
+    "xen-privcmd",
+    "xen-blkback",
+    "xen-blkfront",
+  ],
+  ...["brd", "loop", "null_blk", "nbd", "ext4", "crc32c_generic", "tun", "xen-netback"],
+];
+/** Of the packages, and of no use here. */
+const leftOut = [
+  "usr/share/doc",
+  "usr/share/man",
+  "usr/share/locale",
+  "usr/share/iso-codes",
+  "boot",
+  "usr/lib/modules",
+];
+
+export interface LabImages {
+  /** The packages, where QEMU is. */
+  readonly system: UnpackedSystem;
+  /** The hypervisor, for QEMU's -kernel. */
+  readonly xen: string;
+  readonly kernel: string;
+  readonly initramfs: string;
+  /** dom0's root file system, a squashfs. */
+  readonly root: string;
+  /** Where Node in dom0 keeps what it made of our sources: to do it again takes an emulated processor ten seconds. */
+  readonly compileCache: string;
+}
+
+/** Everything the lab boots from; a matter of minutes the first time, of nothing later. */
+export async function labImages(say: (line: string) => void = () => {}): Promise<LabImages> {
+  const folder = join(CACHE, key());
+  if (!existsSync(folder)) say("Fetching and packing what the Xen lab boots from ...");
+  const system = await unpackedSystem(packages);
+  if (!existsSync(folder)) await make(system, folder);
+  const compileCache = join(CACHE, "compile-cache");
+  await mkdir(compileCache, { recursive: true });
+  return {
+    system,
+    xen: join(folder, "xen"),
+    kernel: join(folder, "vmlinux"),
+    initramfs: join(folder, "initramfs"),
+    root: join(folder, "root.squashfs"),
+    compileCache,
+  };
+}
+
+function key(): string {
+  const hash = createHash("sha256");
+  const sources = globSync(["*.ts", "root/*", "guest/*"], { cwd: import.meta.dirname }).sort();
+  for (const name of sources) {
+    if (/^lab|test\.ts$/.test(name)) continue;
+    hash.update(`${name}\n`).update(readFileSync(join(import.meta.dirname, name)));
+  }
+  return hash
+    .update(readFileSync(join(CHECKOUT, "node_modules/node/package.json")))
+    .digest("hex")
+    .slice(0, 16);
+}
+
+async function make(system: UnpackedSystem, folder: string): Promise<void> {
+  await mkdir(CACHE, { recursive: true });
+  const work = await mkdtemp(join(CACHE, ".make-"));
+  try {
+    const images = join(work, "images");
+    await mkdir(images);
+    const boot = system.path("boot");
+    const file = (pattern: string) =>
+      readFileSync(join(boot, globSync(pattern, { cwd: boot })[0]!));
+    const version = readdirSync(system.path("usr/lib/modules"))[0]!;
+    const modules = new KernelModules(system.path(`usr/lib/modules/${version}`));
+    const busybox = readFileSync(system.path("usr/bin/busybox"));
+
+    await writeFile(join(images, "xen"), gunzipSync(file("xen-*.gz")));
+    await writeFile(join(images, "vmlinux"), extractVmlinux(file("vmlinuz-*"), system));
+    await writeFile(join(images, "initramfs"), cpio(dom0Initramfs(busybox, modules)));
+    const root = join(work, "root");
+    await run("cp", ["--archive", "--link", system.root, root]);
+    await completeRoot(root, version, modules);
+    const plain = ["-noI", "-noD", "-noF", "-noX", "-all-root", "-no-progress", "-quiet"];
+    const [program, ...words] = system.command("usr/bin/mksquashfs");
+    await run(program, [...words, root, join(images, "root.squashfs"), ...plain]);
+    await rename(images, folder).catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== "ENOTEMPTY" && error.code !== "EEXIST") throw error;
+    });
+  } finally {
+    await rm(work, { recursive: true, force: true });
+  }
+}
+
+function dom0Initramfs(busybox: Buffer, modules: KernelModules): CpioEntry[] {
+  const folders = ["bin", "dev", "lower", "modules", "root", "upper"];
+  const commands = ["insmod", "mkdir", "mount", "sh", "switch_root", "usleep"];
+  return [
+    ...folders.map((name): CpioEntry => ({ name, kind: "directory" })),
+    { name: "bin/busybox", kind: "file", content: busybox, executable: true },
+    ...commands.map(
+      (name): CpioEntry => ({ name: `bin/${name}`, kind: "link", target: "busybox" }),
+    ),
+    ...modules.withNeeds(bootModules).map(
+      ({ name, content }, index): CpioEntry => ({
+        // In the order of loading, which is that of a shell's "*".
+        name: `modules/${String(index).padStart(2, "0")}-${name}`,
+        kind: "file",
+        content,
+      }),
+    ),
+    { name: "init", kind: "file", content: script("initramfs-init"), executable: true },
+  ];
+}
+
+function script(name: string): Buffer {
+  return readFileSync(join(import.meta.dirname, "root", name));
+}
+
+/** The files are links to the unpacked packages: they are replaced, never written to. */
+async function completeRoot(root: string, version: string, modules: KernelModules): Promise<void> {
+  const replace = async (name: string, content: string | Buffer, mode = 0o644): Promise<void> => {
+    await rm(join(root, name), { force: true });
+    await mkdir(join(root, name, ".."), { recursive: true });
+    await writeFile(join(root, name), content, { mode });
+  };
+  for (const name of leftOut) await rm(join(root, name), { recursive: true, force: true });
+
+  const folder = `usr/lib/modules/${version}`;
+  const chosen = modules.withNeeds(dom0Modules);
+  for (const { path, content } of chosen) await replace(join(folder, path), content);
+  for (const [name, text] of Object.entries(modules.index(chosen))) {
+    await replace(join(folder, name), text);
+  }
+
+  // Debian's programs where there are any; the rest (awk, grep, ip, vi ...) is busybox.
+  const { stdout } = await run(join(root, "usr/bin/busybox"), ["--list"]);
+  const there = new Set(await readdir(join(root, "usr/bin")));
+  for (const name of await readdir(join(root, "usr/sbin"))) there.add(name);
+  const ofBusybox = ["modprobe", "insmod", "rmmod", "lsmod"];
+  for (const name of ofBusybox) await rm(join(root, "usr/sbin", name), { force: true });
+  for (const name of stdout.trim().split("\n")) {
+    if (there.has(name) && !ofBusybox.includes(name)) continue;
+    const place = ofBusybox.includes(name) ? "usr/sbin" : "usr/bin";
+    await rm(join(root, place, name), { force: true });
+    await symlink("/usr/bin/busybox", join(root, place, name));
+  }
+
+  await replace("init", script("init"), 0o755);
+  await replace("usr/lib/xen-lab/agent", script("agent"), 0o755);
+  await replace("usr/local/bin/vbdkit", script("vbdkit"), 0o755);
+  await replace("etc/profile", script("profile"));
+  await replace(
+    "etc/passwd",
+    "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534::/:/bin/false\n",
+  );
+  await replace("etc/group", "root:x:0:\nnogroup:x:65534:\n");
+  await replace("etc/hosts", "127.0.0.1 localhost lab\n");
+  await cp(join(CHECKOUT, "node_modules/node/bin/node"), join(root, "usr/bin/node"));
+  for (const name of ["lab", "checkout", "compile-cache", "mnt"])
+    await mkdir(join(root, name), { recursive: true });
+  await mkdir(join(root, "var/lib/xen"), { recursive: true });
+  await rm(join(root, "var/run"), { recursive: true, force: true });
+  await symlink("/run", join(root, "var/run"));
+}
