@@ -18,13 +18,15 @@ export async function explore<T>(
   let lives = 0;
   const seed = Number(process.env.VBDKIT_MODEL_SEED ?? Math.floor(Math.random() * 2 ** 31));
   const rejections: unknown[] = [];
+  let running: Promise<void> = Promise.resolve();
   const onrejection = (reason: unknown) => void rejections.push(reason);
   process.on("unhandledRejection", onrejection);
   try {
     await fc.assert(
       fc.asyncProperty(arbitrary, async (value) => {
         lives++;
-        await body(value);
+        running = body(value);
+        await running;
         await new Promise((resolve) => setImmediate(resolve));
         if (rejections.length > 0) throw rejections.shift();
       }),
@@ -36,6 +38,10 @@ export async function explore<T>(
         endOnFailure: process.env.VBDKIT_MODEL_SHRINK === undefined,
       },
     );
+    // Where time was over in the middle of a life, that one ends before the test goes on.
+    await running.catch((cause: unknown) => {
+      throw new Error(`the last life of seed ${seed} failed, path ${lives - 1}`, { cause });
+    });
     return lives;
   } finally {
     process.off("unhandledRejection", onrejection);

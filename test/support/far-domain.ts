@@ -6,17 +6,23 @@ import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
 import { isMainThread, parentPort, Worker, workerData } from "node:worker_threads";
 import { Reactor } from "../../src/io/reactor.ts";
-import { type Domain, type EventChannel, GrantMapBatch, PAGE_SIZE } from "../../src/xen/domain.ts";
-import { type DomainTicket, joinMachine } from "../../src/xen/embedded/index.ts";
+import { type EventChannel, GrantMapBatch, PAGE_SIZE, XenError } from "../../src/xen/domain.ts";
+import {
+  type DomainTicket,
+  type EmbeddedDomain,
+  joinMachine,
+  type PortStatus,
+} from "../../src/xen/embedded/index.ts";
 
 /** What the far domain can be asked for. Pages and channels are numbered in the order they were made. */
 class FarDomain {
-  readonly #domain: Domain;
+  readonly #domain: EmbeddedDomain;
   readonly #pages: Uint8Array[] = [];
   readonly #channels: EventChannel[] = [];
-  #events = 0;
+  /** Events of each channel that was offered or bound. */
+  readonly #heard: number[] = [];
 
-  constructor(domain: Domain) {
+  constructor(domain: EmbeddedDomain) {
     this.#domain = domain;
   }
 
@@ -66,8 +72,8 @@ class FarDomain {
     this.#channels.push(channel);
   }
 
-  bind(peer: number, port: number): void {
-    this.#keep(this.#domain.events.bindInterdomain(peer, port));
+  bind(peer: number, port: number): number {
+    return this.#keep(this.#domain.events.bindInterdomain(peer, port)).port;
   }
 
   offer(peer: number): number {
@@ -75,8 +81,9 @@ class FarDomain {
   }
 
   #keep(channel: EventChannel): EventChannel {
-    channel.onevent = () => this.#events++;
-    this.#channels.push(channel);
+    const number = this.#channels.push(channel) - 1;
+    this.#heard[number] = 0;
+    channel.onevent = () => this.#heard[number]!++;
     return channel;
   }
 
@@ -84,8 +91,34 @@ class FarDomain {
     this.#channels[channel]!.notify();
   }
 
+  mask(channel: number): void {
+    this.#channels[channel]!.mask();
+  }
+
+  unmask(channel: number): void {
+    this.#channels[channel]!.unmask();
+  }
+
+  closePort(channel: number): void {
+    this.#channels[channel]![Symbol.dispose]();
+  }
+
+  reset(): void {
+    this.#domain.events.reset();
+  }
+
+  /** Of as many ports from the first. */
+  statuses(count: number): PortStatus[] {
+    return Array.from({ length: count }, (_, port) => this.#domain.events.status(port));
+  }
+
+  heard(): number[] {
+    return this.#heard;
+  }
+
+  /** Of all channels. */
   events(): number {
-    return this.#events;
+    return this.#heard.reduce((sum, each) => sum + each, 0);
   }
 
   mapped(): number {
@@ -107,7 +140,9 @@ class FarDomain {
 
 type Method = Exclude<keyof FarDomain, symbol>;
 type Call = { readonly method: Method; readonly parameters: (number | string)[] };
-type Answer = { readonly value: unknown } | { readonly error: string };
+type Answer =
+  | { readonly value: unknown }
+  | { readonly error: string; readonly code?: string | undefined };
 
 async function serve(
   ticket: DomainTicket,
@@ -124,7 +159,9 @@ async function serve(
       reactor.settle();
       if (method === "close") end();
     };
-    call().catch((error: unknown) => send({ error: String(error) }));
+    call().catch((error: unknown) => {
+      send({ error: String(error), code: error instanceof XenError ? error.code : undefined });
+    });
   });
   send({ value: "joined" });
 }
@@ -172,7 +209,9 @@ export class Far implements AsyncDisposable {
       once(this.#runner, "message"),
       this.#exit.then(() => [{ error: "the far domain has ended" }]),
     ])) as [Answer];
-    if ("error" in answer) throw new Error(answer.error);
+    if ("error" in answer) {
+      throw Object.assign(new Error(answer.error), { code: answer.code });
+    }
     return answer.value;
   }
 

@@ -6,7 +6,7 @@ import { receiveMessageOnPort } from "node:worker_threads";
 import { regionOver } from "../../io/memory.ts";
 import { EventDescriptor } from "../../io/poller.ts";
 import type { Reactor } from "../../io/reactor.ts";
-import { type Domain, XenError, type XenStore } from "../domain.ts";
+import { XenError, type XenStore } from "../domain.ts";
 import { XenStoreClient } from "../xenstore/client.ts";
 import { listen } from "./bell.ts";
 import { EmbeddedDomain } from "./domain.ts";
@@ -24,13 +24,13 @@ import type {
 
 /** The domain that the ticket is for, alive on this thread until it is disposed; once for each ticket. Rejects with
  * XenError("ENOENT") when the machine has ended it meanwhile. */
-export function joinMachine(ticket: DomainTicket, reactor: Reactor): Promise<Domain> {
+export function joinMachine(ticket: DomainTicket, reactor: Reactor): Promise<EmbeddedDomain> {
   return ticket.where === "worker"
     ? joinFromWorker(ticket, reactor)
     : joinFromProcess(ticket, reactor);
 }
 
-async function joinFromWorker(ticket: WorkerTicket, reactor: Reactor): Promise<Domain> {
+async function joinFromWorker(ticket: WorkerTicket, reactor: Reactor): Promise<EmbeddedDomain> {
   await using undo = new AsyncDisposableStack();
   const { self, announcements } = ticket;
   const records = new Map(ticket.others.map((record) => [record.domid, record]));
@@ -59,7 +59,7 @@ async function joinFromWorker(ticket: WorkerTicket, reactor: Reactor): Promise<D
   return enter(undo, found, neighbours, store, reactor);
 }
 
-async function joinFromProcess(ticket: ProcessTicket, reactor: Reactor): Promise<Domain> {
+async function joinFromProcess(ticket: ProcessTicket, reactor: Reactor): Promise<EmbeddedDomain> {
   await using undo = new AsyncDisposableStack();
   const { directory, domid } = ticket;
   const neighbours = undo.use(new NeighbourMap((other) => openNeighbour(directory, other)));
@@ -79,7 +79,7 @@ function enter(
   neighbours: NeighbourMap,
   store: XenStore | undefined,
   reactor: Reactor,
-): Domain {
+): EmbeddedDomain {
   const domid = found.memory.shape.domid;
   const domain = new EmbeddedDomain(found.memory.retain(), neighbours, store, reactor, ends.move());
   neighbours.set(domid, domain);
