@@ -1,12 +1,13 @@
 /**
- * A transport over a stream socket that is read and written by foreign calls: one read(2) and one write(2) for whatever
- * a turn brings, past Node's streams, whose cost is that of several requests.
+ * A transport over a stream socket that costs one read(2) and one write(2) for whatever a turn brings, and little else.
+ * It is written by foreign calls, past Node's streams, whose cost is that of several requests; it is read by libuv into
+ * memory of ours, which Node offers for sockets that it makes itself, so for a second one of the same connection.
+ *
+ * Invariant: the descriptor is the reader's, and written only while the reader has it.
  */
-import { closeSync } from "node:fs";
-import type { Socket } from "node:net";
+import { Socket } from "node:net";
 import type { Ffi } from "../../io/ffi.ts";
 import { allocateRegion } from "../../io/memory.ts";
-import { type Watcher, watchReadable } from "../../io/poller.ts";
 import { takeSocket } from "../../io/socket-descriptor.ts";
 import { SocketTransport } from "./socket-transport.ts";
 
@@ -14,15 +15,21 @@ import { SocketTransport } from "./socket-transport.ts";
 const READ_BYTES = 32 * 1024;
 /** Bytes written at once without Node's streams. */
 const WRITE_BYTES = 128 * 1024;
-const EAGAIN = 11;
 
-/** Memory with an address, one for all transports of the thread: nothing stays in it from call to call. */
-let scratch: { readonly bytes: Buffer; readonly address: number } | undefined;
+interface Scratch {
+  readonly incoming: Buffer;
+  readonly outgoing: Uint8Array;
+  readonly outgoingAddress: number;
+}
 
-function scratchMemory(): { readonly bytes: Buffer; readonly address: number } {
+/** One for all transports of the thread: nothing stays in it from call to call. */
+let scratch: Scratch | undefined;
+
+function scratchMemory(): Scratch {
   if (scratch === undefined) {
-    const { bytes, address } = allocateRegion(Math.max(READ_BYTES, WRITE_BYTES));
-    scratch = { bytes: Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length), address };
+    const { bytes, address } = allocateRegion(WRITE_BYTES);
+    const incoming = Buffer.allocUnsafeSlow(READ_BYTES);
+    scratch = { incoming, outgoing: bytes, outgoingAddress: address };
   }
   return scratch;
 }
@@ -38,9 +45,7 @@ class DescriptorTransport extends SocketTransport {
   readonly #calls: Ffi;
   readonly #descriptor: number;
   readonly #scratch = scratchMemory();
-  readonly #onReadable = () => this.#read();
-  #watcher: Watcher | undefined;
-  #released = false;
+  readonly #reader: Socket;
   /** The socket waits with bytes that the kernel did not take at once, or did when we last looked. */
   #behind = false;
 
@@ -48,8 +53,22 @@ class DescriptorTransport extends SocketTransport {
     super(socket);
     this.#calls = calls;
     this.#descriptor = descriptor;
-    socket.once("close", () => this.#release());
-    this.resume();
+    const { incoming } = this.#scratch;
+    this.#reader = new Socket({
+      fd: descriptor,
+      writable: false,
+      onread: {
+        buffer: incoming,
+        callback: (count) => {
+          this.onmessage?.(Buffer.from(incoming.subarray(0, count)));
+          return true;
+        },
+      },
+    });
+    // A client that is gone in the midst of something is gone like any other.
+    this.#reader.on("error", () => {});
+    this.#reader.once("close", () => this.close());
+    socket.once("close", () => this.#reader.destroy());
   }
 
   override get writable(): boolean {
@@ -59,9 +78,10 @@ class DescriptorTransport extends SocketTransport {
   override send(bytes: Uint8Array): void {
     let sent = 0;
     if (this.#behind) this.#behind = !this.flushed;
-    if (!this.#released && !this.#behind && bytes.length <= WRITE_BYTES) {
-      this.#scratch.bytes.set(bytes);
-      sent = this.#calls.write(this.#descriptor, this.#scratch.address, bytes.length);
+    if (!this.#reader.destroyed && !this.#behind && bytes.length <= WRITE_BYTES) {
+      const { outgoing, outgoingAddress } = this.#scratch;
+      outgoing.set(bytes);
+      sent = this.#calls.write(this.#descriptor, outgoingAddress, bytes.length);
       if (sent === bytes.length) return;
     }
     this.#behind = true;
@@ -70,32 +90,15 @@ class DescriptorTransport extends SocketTransport {
   }
 
   override pause(): void {
-    this.#watcher?.[Symbol.dispose]();
-    this.#watcher = undefined;
+    this.#reader.pause();
   }
 
   override resume(): void {
-    if (!this.#released) this.#watcher ??= watchReadable(this.#descriptor, this.#onReadable);
+    this.#reader.resume();
   }
 
   override close(): void {
-    this.#release();
+    this.#reader.destroy();
     super.close();
-  }
-
-  #read(): void {
-    const count = this.#calls.read(this.#descriptor, this.#scratch.address, READ_BYTES);
-    if (count > 0) {
-      this.onmessage?.(Buffer.from(this.#scratch.bytes.subarray(0, count)));
-    } else if (count === 0 || this.#calls.errno() !== EAGAIN) {
-      this.close();
-    }
-  }
-
-  #release(): void {
-    if (this.#released) return;
-    this.#released = true;
-    this.pause();
-    closeSync(this.#descriptor);
   }
 }

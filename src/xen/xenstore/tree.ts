@@ -233,10 +233,11 @@ export class Tree {
       if (child.holder !== this.#holder) {
         child = child.copyFor(this.#holder);
         node.children.set(name, child);
-        this.#remember(at, child);
+        if (this.#found.has(at)) this.#found.set(at, child);
       }
       node = child;
     }
+    this.#remember(path, node);
     return node;
   }
 
