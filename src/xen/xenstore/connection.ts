@@ -15,9 +15,12 @@ import {
   XS_ERROR,
 } from "../../wire/xenstore.ts";
 import { XenError } from "../domain.ts";
+import { KeptRing } from "./kept-ring.ts";
+import type { LoadedRing, LoadedWatch } from "./load-state.ts";
 import { Outbox } from "./outbox.ts";
 import { isPrivileged } from "./permissions.ts";
 import { answerRequest } from "./requests.ts";
+import type { RingTransport } from "./ring-transport.ts";
 import { Session, type SessionOwner } from "./session.ts";
 import type { XenStoreState } from "./state.ts";
 import type { XenStoreTransport } from "./transport.ts";
@@ -37,6 +40,8 @@ export class Connection implements SessionOwner, Kickable {
   readonly #session: Session;
   readonly #parser = new XenStoreParser();
   readonly #outbox: Outbox;
+  /** Where it outlives the daemon. */
+  readonly #kept: KeptRing | undefined;
   readonly #reactor = threadReactor();
   /** Somebody is about to flush. */
   #flushing = false;
@@ -50,14 +55,65 @@ export class Connection implements SessionOwner, Kickable {
   #deafSince: number | undefined;
   #ended = false;
 
-  constructor(state: XenStoreState, domid: number, transport: XenStoreTransport) {
+  /** `ring` is the transport, where it is one: such a connection is kept where the state is. */
+  constructor(
+    state: XenStoreState,
+    domid: number,
+    transport: XenStoreTransport,
+    ring?: RingTransport,
+  ) {
     this.#state = state;
     this.#outbox = new Outbox(state.limits.queuedEventBytes);
     this.#transport = transport;
     this.#session = new Session(state, domid, this);
+    this.#kept = ring === undefined ? undefined : this.#keep(ring);
+    this.#session.kept = this.#kept;
     transport.onmessage = (bytes) => this.#receive(bytes);
     transport.ondrain = () => this.#flush();
     transport.onclose = (reason) => this.close(reason);
+  }
+
+  #keep(ring: RingTransport): KeptRing | undefined {
+    const { journal } = this.#state;
+    if (journal === undefined) return undefined;
+    // The other end must not take for read what could be forgotten.
+    ring.onread = () => journal.commit();
+    const [parser, outbox, session] = [this.#parser, this.#outbox, this.#session];
+    return new KeptRing(this.domid, journal, {
+      get consumed() {
+        return ring.consumed;
+      },
+      get produced() {
+        return ring.produced;
+      },
+      get unsent() {
+        return ring.unsent;
+      },
+      get rest() {
+        return parser.rest;
+      },
+      get behind() {
+        return outbox.hasEvents;
+      },
+      get transactions() {
+        return session.transactions;
+      },
+    });
+  }
+
+  restoreWatch(watch: LoadedWatch): void {
+    this.#session.addWatch(watch);
+  }
+
+  /** Goes on where a daemon before us was; nothing is sent in this turn. Which events waited there nobody knows: every
+   * watch has one. */
+  goOn({ rest, answers, behind, transactions }: LoadedRing): void {
+    for (const id of transactions) this.#session.restoreTransaction(id);
+    for (const message of answers) this.#queue(message);
+    if (behind) for (const watch of this.#session.watches) this.deliver(watch, watch.path);
+    this.#parser.push(rest);
+    this.#work();
+    this.#flushSoon();
   }
 
   get domid(): number {
@@ -67,6 +123,7 @@ export class Connection implements SessionOwner, Kickable {
   deliver(watch: Watch, path: string): void {
     if (this.#ended) return;
     this.#outbox.event(watch, path);
+    this.#kept?.changed();
     this.#flushSoon();
     if (this.#outbox.overfull && this.#isDeaf()) {
       this.close(new XenError("ENOBUFS", `domain ${this.domid} does not read its watch events`));
@@ -87,6 +144,8 @@ export class Connection implements SessionOwner, Kickable {
     if (this.#ended) return;
     this.#ended = true;
     this.#held?.[Symbol.dispose]();
+    this.#kept?.ended();
+    this.#session.kept = undefined;
     this.#session.end(true);
     this.#outbox.clear();
     this.#transport.close(reason);
@@ -95,6 +154,7 @@ export class Connection implements SessionOwner, Kickable {
 
   #receive(bytes: Uint8Array): void {
     this.#parser.push(bytes);
+    this.#kept?.changed();
     this.#flushing = true;
     this.#work();
     // At once: the client goes on while others are heard.
@@ -168,13 +228,18 @@ export class Connection implements SessionOwner, Kickable {
     const { requestId, transactionId } = message;
     if (typeof answer === "string") {
       const payload = encodeXenStoreStrings([answer]);
-      this.#outbox.answer({ type: XS_ERROR, requestId, transactionId, payload });
+      this.#queue({ type: XS_ERROR, requestId, transactionId, payload });
     } else {
       const payload = answer instanceof Uint8Array ? answer : answer.payload;
-      this.#outbox.answer({ type: message.type, requestId, transactionId, payload });
+      this.#queue({ type: message.type, requestId, transactionId, payload });
       if (!(answer instanceof Uint8Array)) answer.afterwards();
     }
     this.#flushSoon();
+  }
+
+  #queue(answer: XenStoreMessage): void {
+    this.#outbox.answer(answer);
+    this.#kept?.answered(answer);
   }
 
   /** Once for all that this turn brings, so that equal events meet in the queue. */
@@ -193,8 +258,12 @@ export class Connection implements SessionOwner, Kickable {
   #flush(): void {
     while (!this.#ended && this.#transport.writable) {
       this.#deafSince = undefined;
+      const { answers } = this.#outbox;
       const bytes = this.#outbox.take(FLUSH_BYTES);
       if (bytes === undefined) break;
+      this.#kept?.sending(bytes, answers - this.#outbox.answers);
+      // Nobody hears of what could be forgotten.
+      this.#state.journal?.commit();
       this.#transport.send(bytes);
     }
     if (this.#ended) return;

@@ -84,6 +84,7 @@ function quota(session: Session, words: readonly string[]): Answer {
     const found = findQuota(name);
     if (words.length !== 3 || !value || found === undefined) return "EINVAL";
     domains.setLimit(found.limit, value);
+    session.state.journal?.limit(found.limit, value);
     return OK;
   }
   if (words.length > 1) return "EINVAL";

@@ -6,14 +6,29 @@
 import type { MessagePort } from "node:worker_threads";
 import { type Clock, systemClock } from "../../util/clock.ts";
 import { Connection } from "./connection.ts";
+import type { KnownDomain } from "./domains.ts";
+import { Journal } from "./journal.ts";
 import { defaultLimits, type XenStoreLimits } from "./limits.ts";
+import { type LoadedRing, type LoadedWatch, loadState } from "./load-state.ts";
 import { localTransportPair } from "./local-transport.ts";
 import { transportOver } from "./message-port-transport.ts";
 import { RingService } from "./ring-service.ts";
-import type { XenStoreRing } from "./ring-transport.ts";
+import type { RingTransport, XenStoreRing } from "./ring-transport.ts";
 import { XenStoreSocket } from "./socket-server.ts";
 import { XenStoreState } from "./state.ts";
+import { realStatePath, StateFile } from "./state-file.ts";
 import type { XenStoreTransport } from "./transport.ts";
+
+/** How a xenstore outlives its daemon. */
+export interface XenStoreStateOptions {
+  /** Made with mode 0600 where it is not there; no two daemons have the same. */
+  readonly file: string;
+  /** "turn": a power cut loses nothing that a client was told, and every turn waits for the disk. Without it, what was
+   * told in the last tenth of a second or so may be lost by a power cut; by a kill, nothing ever is. */
+  readonly sync?: "turn";
+  /** Takes lines for people: what was left out of a damaged end, that a disk is full. */
+  readonly onNote?: (line: string) => void;
+}
 
 export interface XenStoreDaemonOptions {
   /** Limits that differ from those of the C daemon. */
@@ -23,6 +38,8 @@ export interface XenStoreDaemonOptions {
   readonly domainExists?: (domid: number) => boolean;
   /** Maps the xenstore ring of a domain and binds its port, as XS_INTRODUCE asks; undefined where it has none. */
   readonly openRing?: (domid: number, port: number) => (XenStoreRing & Disposable) | undefined;
+  /** Where the xenstore outlives this daemon, and how. */
+  readonly state?: XenStoreStateOptions;
   readonly clock?: Clock;
   /** Takes lines about requests, while a client has switched them on (CONTROL log), and what one prints. */
   readonly onTrace?: (line: string) => void;
@@ -51,6 +68,71 @@ export class XenStoreDaemon implements AsyncDisposable {
       },
     );
     this.#state.trace.sink = options.onTrace;
+    if (options.state !== undefined) this.#restore(options.state);
+  }
+
+  /** Without a turn of the event loop in between, so that nobody hears of anything before the journal has begun. */
+  #restore(options: XenStoreStateOptions): void {
+    const { onNote = () => {} } = options;
+    const path = realStatePath(options.file);
+    using file = StateFile.open(path);
+    const rings = file === undefined ? new Map<number, LoadedRing>() : loadState(file, this.#state);
+    const cut = file === undefined ? 0 : file.fileBytes - file.size;
+    if (cut > 0)
+      onNote(`${path}: ${cut} bytes at the end were not written to their end, and are left out`);
+    const journal = new Journal(this.#state, path, { syncTurns: options.sync === "turn", onNote });
+    this.#state.journal = journal;
+    try {
+      const begin = this.#restoreRings(rings, onNote);
+      journal.begin();
+      begin();
+    } catch (error) {
+      void this.#end();
+      throw error;
+    }
+  }
+
+  /** Everything is as it was, but nothing moves until what is returned is called. */
+  #restoreRings(
+    rings: ReadonlyMap<number, LoadedRing>,
+    onNote: (line: string) => void,
+  ): () => void {
+    const { domainExists = () => true, openRing } = this.#options;
+    const domains = [...this.#state.domains].filter(({ introduced }) => introduced);
+    const isThere = ({ domid }: KnownDomain) => domid === 0 || domainExists(domid);
+    const services: RingService[] = [];
+    const restored: { watch: LoadedWatch; connection: Connection }[] = [];
+    const unfinished: (() => void)[] = [];
+    for (const domain of domains.filter(isThere)) {
+      const { domid, port } = domain;
+      const ring = port === 0 ? undefined : openRing?.(domid, port);
+      if (ring === undefined) {
+        if (port !== 0)
+          onNote(`the ring of domain ${domid} cannot be opened: its watches are lost`);
+        continue;
+      }
+      const service = this.#ringService(domain, ring);
+      const loaded = rings.get(domid);
+      if (loaded === undefined) {
+        services.push(service);
+        continue;
+      }
+      const transport = service.connect();
+      const connection = [...this.#connections].at(-1)!;
+      for (const watch of loaded.watches.values()) restored.push({ watch, connection });
+      unfinished.push(() => {
+        transport.place(loaded);
+        connection.goOn(loaded);
+        services.push(service);
+      });
+    }
+    restored.sort((a, b) => a.watch.number - b.watch.number);
+    for (const { watch, connection } of restored) connection.restoreWatch(watch);
+    for (const finish of unfinished) finish();
+    return () => {
+      for (const service of services) service.goOn();
+      for (const domain of domains) if (!isThere(domain)) this.#state.release(domain.domid);
+    };
   }
 
   /** Clients connected now. */
@@ -72,13 +154,18 @@ export class XenStoreDaemon implements AsyncDisposable {
       transport.close();
       return { [Symbol.dispose]: () => {} };
     }
-    const connection = new Connection(this.#state, domid, transport);
+    const connection = this.#connect(transport, domid);
+    return { [Symbol.dispose]: () => connection.close() };
+  }
+
+  #connect(transport: XenStoreTransport, domid: number, ring?: RingTransport): Connection {
+    const connection = new Connection(this.#state, domid, transport, ring);
     this.#connections.add(connection);
     connection.onend = (reason) => {
       this.#connections.delete(connection);
       if (reason !== undefined) this.#options.onClientLost?.(domid, reason);
     };
-    return { [Symbol.dispose]: () => connection.close() };
+    return connection;
   }
 
   /** Listens on a Unix socket, whose clients act as `domid` (0) and need the file's `mode` (0o600); a socket that a
@@ -108,22 +195,26 @@ export class XenStoreDaemon implements AsyncDisposable {
    * from here on, from its beginning where it was before. */
   introduce(domid: number, port = 0): void {
     this.#state.introduce(domid, port);
+    this.#state.journal?.commit();
   }
 
   /** A domain runs no more, but is still there: watches of @releaseDomain hear of it. */
   shutdown(domid: number): void {
     this.#state.shutdown(domid);
+    this.#state.journal?.commit();
   }
 
   /** A domain that was shut down runs on. */
   resume(domid: number): void {
-    this.#state.domains.get(domid).shutdown = false;
+    this.#state.resume(domid);
+    this.#state.journal?.commit();
   }
 
   /** A domain died. Its clients and sockets are closed, its watches, transactions and nodes go with all below them, and so
    * does what the permissions of other nodes gave it; then watches of @releaseDomain hear of it. */
   release(domid: number): void {
     this.#state.release(domid);
+    this.#state.journal?.commit();
   }
 
   #openRing(domid: number, port: number): void {
@@ -133,7 +224,15 @@ export class XenStoreDaemon implements AsyncDisposable {
     if (before !== undefined) return;
     const ring = this.#options.openRing?.(domid, port);
     if (ring === undefined) return;
-    this.#rings.set(domid, new RingService(ring, (transport) => this.accept(transport, domid)));
+    this.#ringService(this.#state.domains.get(domid), ring).serve();
+  }
+
+  #ringService({ domid, features }: KnownDomain, ring: XenStoreRing & Disposable): RingService {
+    const service = new RingService(ring, features, (transport) => {
+      this.#connect(transport, domid, transport);
+    });
+    this.#rings.set(domid, service);
+    return service;
   }
 
   /** Nobody can act as a domain any more that has died. */
@@ -145,18 +244,31 @@ export class XenStoreDaemon implements AsyncDisposable {
     }
   }
 
+  /** Domains that were introduced, 0 among them. */
+  get introduced(): readonly number[] {
+    const known = [...this.#state.domains].filter(({ introduced }) => introduced);
+    return known.map(({ domid }) => domid);
+  }
+
   isIntroduced(domid: number): boolean {
     return this.#state.domains.isIntroduced(domid);
   }
 
-  /** Idempotent. */
-  async [Symbol.asyncDispose](): Promise<void> {
+  /** Everybody is disconnected; what is kept is kept as it is now, with the watches of rings. */
+  #end(): Promise<void> | undefined {
     this.#disposed = true;
+    const kept = this.#state.journal?.[Symbol.asyncDispose]();
     for (const ring of this.#rings.values()) ring[Symbol.dispose]();
     this.#rings.clear();
     for (const connection of this.#connections) connection.close();
+    return kept;
+  }
+
+  /** Idempotent. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    const kept = this.#end();
     const sockets = [...this.#sockets.keys()];
     this.#sockets.clear();
-    await Promise.all(sockets.map((socket) => socket[Symbol.asyncDispose]()));
+    await Promise.all([kept, ...sockets.map((socket) => socket[Symbol.asyncDispose]())]);
   }
 }

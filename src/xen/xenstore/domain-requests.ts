@@ -4,7 +4,7 @@
  */
 import { XENSTORE_SERVER_FEATURES, type XsdError } from "../../wire/xenstore.ts";
 import { DOMID_SELF } from "../domain.ts";
-import type { KnownDomain } from "./domains.ts";
+import { KnownDomain } from "./domains.ts";
 import { findQuota, quotas } from "./limits.ts";
 import { domainPath } from "./paths.ts";
 import { isPrivileged } from "./permissions.ts";
@@ -37,11 +37,10 @@ export function release(request: Request): Answer {
   return OK;
 }
 
-/** It runs again after it had shut down, so the next time is news. */
 export function resume(request: Request): Answer {
   const domid = introducedDomain(request);
   if (typeof domid === "string") return domid;
-  request.session.state.domains.get(domid).shutdown = false;
+  request.session.state.resume(domid);
   return OK;
 }
 
@@ -49,9 +48,11 @@ export function setTarget({ session, strings }: Request): Answer {
   const domid = domidOf(strings[0]);
   const target = domidOf(strings[1]);
   if (domid === undefined || target === undefined) return "EINVAL";
-  const { domains } = session.state;
+  const { domains, journal } = session.state;
   if (!domains.isIntroduced(domid) || !domains.isIntroduced(target)) return "ENOENT";
-  domains.get(domid).target = target;
+  const domain = domains.get(domid);
+  domain.target = target;
+  journal?.domain(domain.kept());
   return OK;
 }
 
@@ -95,6 +96,7 @@ export function setFeature(request: Request): Answer {
   if (domain.introduced) return "EBUSY";
   if ((features & ~XENSTORE_SERVER_FEATURES) !== 0) return "EINVAL";
   domain.features = features;
+  request.session.state.journal?.domain(domain.kept());
   return OK;
 }
 
@@ -121,6 +123,10 @@ export function setQuota(request: Request): Answer {
   if (typeof holder === "string") return holder;
   const quota = findQuota(strings.at(-2) as string);
   if (quota === undefined) return "EINVAL";
-  holder.setLimit(quota.limit, value === 0 ? Number.POSITIVE_INFINITY : value);
+  const limit = value === 0 ? Number.POSITIVE_INFINITY : value;
+  holder.setLimit(quota.limit, limit);
+  const { journal } = session.state;
+  if (holder instanceof KnownDomain) journal?.domain(holder.kept());
+  else journal?.limit(quota.limit, limit);
   return OK;
 }

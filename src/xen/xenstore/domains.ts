@@ -4,12 +4,15 @@ import { DOMID_FIRST_RESERVED } from "../domain.ts";
 import { ConflictCredit } from "./conflict-credit.ts";
 import type { DomainLimits } from "./limits.ts";
 import type { Subject } from "./permissions.ts";
+import type { KeptDomain } from "./state-operations.ts";
 
 export class KnownDomain implements Subject {
   readonly domid: number;
   /** The domain whose rights it has too (XS_SET_TARGET). */
   target: number | undefined;
   introduced = false;
+  /** Of its xenstore ring, as it was introduced with; 0 where it has none. */
+  port = 0;
   /** It has shut down, and @releaseDomain has been told. */
   shutdown = false;
   /** XENSTORE_SERVER_FEATURE_* that it may use. */
@@ -37,6 +40,18 @@ export class KnownDomain implements Subject {
   setLimit(name: keyof DomainLimits, value: number): void {
     this.#own[name] = value;
   }
+
+  /** What of it outlives the daemon. */
+  kept(): KeptDomain {
+    const { domid, introduced, shutdown, target, features, port } = this;
+    const limits = Object.entries(this.#own) as [keyof DomainLimits, number][];
+    return { domid, introduced, shutdown, target, features, port, limits };
+  }
+
+  restore({ introduced, shutdown, target, features, port, limits }: KeptDomain): void {
+    Object.assign(this, { introduced, shutdown, target, features, port });
+    for (const [name, value] of limits) this.setLimit(name, value);
+  }
 }
 
 export class DomainTable {
@@ -44,6 +59,8 @@ export class DomainTable {
   readonly #exists: (domid: number) => boolean;
   /** Of all domains that have none of their own. */
   readonly #limits: { -readonly [Name in keyof DomainLimits]: number };
+  /** Those that are not what the daemon began with. */
+  readonly changedLimits: Map<keyof DomainLimits, number> = new Map();
 
   /** `exists` asks the machine; it is not asked for domain 0 and for those that are introduced. */
   constructor(exists: (domid: number) => boolean, limits: DomainLimits) {
@@ -68,6 +85,11 @@ export class DomainTable {
 
   setLimit(name: keyof DomainLimits, value: number): void {
     this.#limits[name] = value;
+    this.changedLimits.set(name, value);
+  }
+
+  [Symbol.iterator](): Iterator<KnownDomain> {
+    return this.#domains.values();
   }
 
   isIntroduced(domid: number): boolean {

@@ -53,6 +53,11 @@ export class Outbox {
     return this.#answers;
   }
 
+  /** Events wait. */
+  get hasEvents(): boolean {
+    return this.#eventBytes > 0;
+  }
+
   /** One event for each watch is more than events may take. */
   get overfull(): boolean {
     return this.#eventBytes > this.#maxEventBytes;

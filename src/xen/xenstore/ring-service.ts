@@ -6,10 +6,7 @@
  * until it asks to be connected anew; then it begins with nothing, as a new client does.
  */
 
-import {
-  XENSTORE_SERVER_FEATURE_ERROR,
-  XENSTORE_SERVER_FEATURE_RECONNECTION,
-} from "../../wire/xenstore.ts";
+import { XENSTORE_SERVER_FEATURE_RECONNECTION } from "../../wire/xenstore.ts";
 import {
   XENSTORE_CONNECTED,
   XENSTORE_ERROR_COMM,
@@ -20,7 +17,6 @@ import {
 } from "../../wire/xenstore-ring.ts";
 import { type Domain, GrantMapBatch, GrantStatus, PAGE_SIZE, XenError } from "../domain.ts";
 import { RingPage, RingTransport, type XenStoreRing } from "./ring-transport.ts";
-import type { XenStoreTransport } from "./transport.ts";
 
 /** grant_table.h: the reference by which a domain's builder grants its xenstore page. */
 export const GNTTAB_RESERVED_XENSTORE = 1;
@@ -34,29 +30,51 @@ const ringErrors: Readonly<Record<string, number>> = {
 export class RingService implements Disposable {
   readonly #ring: XenStoreRing & Disposable;
   readonly #page: RingPage;
-  readonly #accept: (transport: XenStoreTransport) => void;
+  readonly #accept: (transport: RingTransport) => void;
   #transport: ServedRing | undefined;
 
-  /** Takes over `ring`, and serves it at once. `accept` takes over each connection. */
-  constructor(ring: XenStoreRing & Disposable, accept: (transport: XenStoreTransport) => void) {
+  /** Takes over `ring`. `features` are those that its domain has (GET_FEATURE); `accept` takes over each connection. */
+  constructor(
+    ring: XenStoreRing & Disposable,
+    features: number,
+    accept: (transport: RingTransport) => void,
+  ) {
     this.#ring = ring;
     this.#page = new RingPage(ring.page);
     this.#accept = accept;
-    const features = XENSTORE_SERVER_FEATURE_RECONNECTION | XENSTORE_SERVER_FEATURE_ERROR;
-    this.#page.set("server_features", features);
-    this.#serve();
+    // That it can begin anew is a matter of the ring, not of what is said over it.
+    this.#page.set("server_features", features | XENSTORE_SERVER_FEATURE_RECONNECTION);
     ring.channel.onevent = () => this.#look();
   }
 
-  #serve(): void {
+  /** Serves the ring from where its indexes are. */
+  serve(): void {
+    this.#page.set("error", XENSTORE_ERROR_NONE);
+    this.#page.set("connection", XENSTORE_CONNECTED);
+    this.connect().begin();
+    this.#ring.channel.notify();
+  }
+
+  /** A connection that has not begun. */
+  connect(): RingTransport {
     const transport = new ServedRing(this.#page, this.#ring.channel, (reason) => {
       this.#refuse(reason);
     });
     this.#transport = transport;
-    this.#page.set("error", XENSTORE_ERROR_NONE);
-    this.#page.set("connection", XENSTORE_CONNECTED);
     this.#accept(transport);
-    transport.begin();
+    return transport;
+  }
+
+  /** Serves a ring that a daemon before us served, with the connection that was made or a new one; unless that daemon or
+   * the domain had ended it. */
+  goOn(): void {
+    const transport = this.#transport;
+    if (this.#page.get("connection") === XENSTORE_RECONNECT) this.reconnect();
+    else if (this.#page.get("error") !== XENSTORE_ERROR_NONE) {
+      this.#transport = undefined;
+      transport?.end();
+    } else if (transport === undefined) this.serve();
+    else transport.begin();
     this.#ring.channel.notify();
   }
 
@@ -73,7 +91,7 @@ export class RingService implements Disposable {
     for (const index of ["req_cons", "req_prod", "rsp_cons", "rsp_prod"] as const) {
       this.#page.set(index, 0);
     }
-    this.#serve();
+    this.serve();
   }
 
   /** The connection has ended, and the domain is told why. */

@@ -17,6 +17,14 @@ export interface XenStoreRing {
   readonly channel: EventChannel;
 }
 
+/** Where an end of a ring is. */
+export interface RingPosition {
+  /** It has read up to there. */
+  readonly consumed: number;
+  /** What it sent last, and where that begins. */
+  readonly sent: { readonly start: number; readonly bytes: Uint8Array } | undefined;
+}
+
 type WordName = Exclude<keyof typeof XenStoreInterface, "req" | "rsp">;
 
 /** The words of the page by name. */
@@ -53,6 +61,8 @@ export class RingTransport implements XenStoreTransport {
   onmessage: ((bytes: Uint8Array) => void) | undefined;
   ondrain: (() => void) | undefined;
   onclose: ((reason?: Error) => void) | undefined;
+  /** Called before the other end sees that there is room again. */
+  onread: (() => void) | undefined;
   readonly #page: RingPage;
   readonly #channel: EventChannel;
   readonly #names: (typeof directions)["daemon" | "guest"];
@@ -62,6 +72,9 @@ export class RingTransport implements XenStoreTransport {
   /** What did not fit, from `#unsentFrom` on. */
   #unsent: Uint8Array[] = [];
   #unsentFrom = 0;
+  /** What was read is told at the end of the turn. */
+  #unread = false;
+  #placed = false;
   #begun = false;
   #paused = false;
   #notifying = false;
@@ -76,10 +89,34 @@ export class RingTransport implements XenStoreTransport {
 
   /** Goes on from the indexes in the page. */
   begin(): void {
-    this.#consumed = this.#page.get(`${this.#names.in}_cons`);
-    this.#produced = this.#page.get(`${this.#names.out}_prod`);
+    if (!this.#placed) {
+      this.#consumed = this.#page.get(`${this.#names.in}_cons`);
+      this.#produced = this.#page.get(`${this.#names.out}_prod`);
+    }
+    this.#page.set(`${this.#names.in}_cons`, this.#consumed);
     this.#begun = true;
     this.look();
+  }
+
+  /** It will begin where another transport of this end was. How much of what that sent the page has, the page knows. */
+  place({ consumed, sent }: RingPosition): void {
+    const { out } = this.#names;
+    this.#placed = true;
+    this.#consumed = consumed;
+    this.#produced = this.#page.get(`${out}_prod`);
+    if (sent === undefined) return;
+    const has = (this.#produced - sent.start) >>> 0;
+    if (has > sent.bytes.length) this.#impossible(`${out}_prod`);
+    else if (has < sent.bytes.length) this.#unsent.push(sent.bytes.subarray(has));
+  }
+
+  /** Where it has read to, and written to. */
+  get consumed(): number {
+    return this.#consumed;
+  }
+
+  get produced(): number {
+    return this.#produced;
   }
 
   get writable(): boolean {
@@ -135,7 +172,7 @@ export class RingTransport implements XenStoreTransport {
     bytes.set(this.#page.bytes.subarray(start + from, start + from + first));
     bytes.set(this.#page.bytes.subarray(start, start + length - first), first);
     this.#consumed = (this.#consumed + length) >>> 0;
-    this.#page.set(`${name}_cons`, this.#consumed);
+    this.#unread = true;
     this.onmessage?.(bytes);
     this.#notifySoon();
   }
@@ -176,6 +213,11 @@ export class RingTransport implements XenStoreTransport {
     this.#notifying = true;
     queueMicrotask(() => {
       this.#notifying = false;
+      if (this.#unread && !this.#closed) {
+        this.#unread = false;
+        this.onread?.();
+        this.#page.set(`${this.#names.in}_cons`, this.#consumed);
+      }
       this.#channel.notify();
     });
   }

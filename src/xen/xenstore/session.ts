@@ -4,6 +4,7 @@
  * Invariant: each is counted for the client's domain while it is open, and given back exactly once (XSA-330, 484).
  */
 import type { KnownDomain } from "./domains.ts";
+import type { KeptRing } from "./kept-ring.ts";
 import type { DomainLimits } from "./limits.ts";
 import type { XenStoreState } from "./state.ts";
 import { Transaction } from "./transaction.ts";
@@ -21,6 +22,8 @@ export interface SessionOwner {
 export class Session implements Watcher {
   readonly state: XenStoreState;
   readonly subject: KnownDomain;
+  /** Where its watches outlive the daemon. */
+  kept: KeptRing | undefined;
   readonly #owner: SessionOwner;
   readonly #watches = new Map<string, Watch>();
   readonly #transactions = new Map<number, Transaction>();
@@ -46,15 +49,16 @@ export class Session implements Watcher {
     return this.#transactions.get(id);
   }
 
+  get watches(): Iterable<Watch> {
+    return this.#watches.values();
+  }
+
+  get transactions(): readonly number[] {
+    return [...this.#transactions.keys()];
+  }
+
   openTransaction(): number {
-    const { domid } = this.subject;
-    const bound = (name: keyof DomainLimits): number =>
-      domid === 0 ? Number.POSITIVE_INFINITY : this.subject.limit(name);
-    const transaction = new Transaction(this.state.tree, {
-      domid,
-      touchedNodes: bound("transactionNodes"),
-      ownedNodes: bound("nodes"),
-    });
+    const transaction = this.#newTransaction();
     while (this.#nextTransaction === 0 || this.#transactions.has(this.#nextTransaction)) {
       this.#nextTransaction = (this.#nextTransaction + 1) >>> 0;
     }
@@ -63,6 +67,25 @@ export class Session implements Watcher {
     this.#transactions.set(id, transaction);
     this.subject.transactions++;
     return id;
+  }
+
+  /** One that a daemon before us had open. What it changed is gone, so it can only end with EAGAIN. */
+  restoreTransaction(id: number): void {
+    const transaction = this.#newTransaction();
+    transaction.lose();
+    this.#transactions.set(id, transaction);
+    this.subject.transactions++;
+  }
+
+  #newTransaction(): Transaction {
+    const { domid } = this.subject;
+    const bound = (name: keyof DomainLimits): number =>
+      domid === 0 ? Number.POSITIVE_INFINITY : this.subject.limit(name);
+    return new Transaction(this.state.tree, {
+      domid,
+      touchedNodes: bound("transactionNodes"),
+      ownedNodes: bound("nodes"),
+    });
   }
 
   dropTransaction(id: number): void {
@@ -78,6 +101,7 @@ export class Session implements Watcher {
     this.#watches.set(watchKey(watch.path, watch.token), added);
     this.subject.watches++;
     this.subject.watchBytes += watchBytes(watch);
+    this.kept?.watched(added);
     return added;
   }
 
@@ -90,6 +114,7 @@ export class Session implements Watcher {
     this.state.watches.remove(watch);
     this.subject.watches--;
     this.subject.watchBytes -= watchBytes(watch);
+    this.kept?.unwatched(path, token);
     return true;
   }
 

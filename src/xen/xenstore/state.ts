@@ -5,6 +5,7 @@
 
 import type { Clock } from "../../util/clock.ts";
 import { DomainTable } from "./domains.ts";
+import type { Journal } from "./journal.ts";
 import type { XenStoreLimits } from "./limits.ts";
 import { removeTree } from "./nodes.ts";
 import { INTRODUCE_DOMAIN, RELEASE_DOMAIN } from "./paths.ts";
@@ -32,6 +33,8 @@ export class XenStoreState {
   readonly limits: XenStoreLimits;
   readonly clock: Clock;
   readonly trace: TraceLog = new TraceLog();
+  /** Where the state outlives the daemon. */
+  journal: Journal | undefined;
   readonly #lives: DomainLives;
 
   constructor(
@@ -53,6 +56,8 @@ export class XenStoreState {
     const domain = this.domains.get(domid);
     const came = !domain.introduced;
     domain.introduced = true;
+    domain.port = port;
+    this.journal?.domain(domain.kept());
     this.#lives.introduced(domid, port);
     if (came) this.#fireSpecial(INTRODUCE_DOMAIN, domid);
   }
@@ -62,7 +67,15 @@ export class XenStoreState {
     const domain = this.domains.get(domid);
     if (!domain.introduced || domain.shutdown) return;
     domain.shutdown = true;
+    this.journal?.domain(domain.kept());
     this.#fireSpecial(RELEASE_DOMAIN, domid);
+  }
+
+  /** A domain that was shut down runs on, so the next time is news. */
+  resume(domid: number): void {
+    const domain = this.domains.get(domid);
+    domain.shutdown = false;
+    this.journal?.domain(domain.kept());
   }
 
   /** A domain died: all that was its own goes, so that the next domain of that number inherits nothing (XSA-322). */
@@ -76,6 +89,7 @@ export class XenStoreState {
     }
     this.#lives.released(domid);
     this.domains.delete(domid);
+    this.journal?.forget(domid);
     this.#removeTraces(domid);
     if (wasIntroduced) this.#fireSpecial(RELEASE_DOMAIN, domid);
   }

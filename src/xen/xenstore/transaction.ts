@@ -55,6 +55,11 @@ export class Transaction implements View {
     this.#refusal = undefined;
   }
 
+  /** From now on it can only end with EAGAIN. */
+  lose(): void {
+    this.#conflict = true;
+  }
+
   /** The request needs more nodes than the transaction may touch. From then on it can only be abandoned. */
   get refusal(): "ENOSPC" | "EIO" | undefined {
     return this.#refusal;

@@ -85,9 +85,19 @@ class Node implements TreeNode {
   }
 }
 
+/** Hears of every change of a tree, before it is made. */
+export interface TreeJournal {
+  create(path: string, permissions: Permissions, value: Uint8Array): void;
+  setValue(path: string, value: Uint8Array): void;
+  setPermissions(path: string, permissions: Permissions): void;
+  remove(path: string): void;
+}
+
 export class Tree {
   /** The domain on whose behalf changes are made from now on. */
   author = 0;
+  /** Snapshots have none. */
+  journal: TreeJournal | undefined;
   /** Above "/", so that special nodes are nodes like others. */
   #top: Node;
   #holder: object;
@@ -115,6 +125,16 @@ export class Tree {
   snapshot(): Tree {
     this.#holder = {};
     return new Tree(this.#top, {}, this.#generation, new Map(this.#owned));
+  }
+
+  /** The last that was used. */
+  get generation(): number {
+    return this.#generation;
+  }
+
+  /** Uses none up to `generation` from now on. */
+  skipGenerations(generation: number): void {
+    this.#generation = Math.max(this.#generation, generation);
   }
 
   get(path: string): TreeNode | undefined {
@@ -146,6 +166,7 @@ export class Tree {
 
   /** Makes a node; its parent must be there and not have it. */
   create(path: string, permissions: Permissions, value: Uint8Array = EMPTY): void {
+    this.journal?.create(path, permissions, value);
     const parent = this.#ownAbove(path);
     const name = baseName(path);
     invariant(!parent.children.has(name), `xenstore node ${path} is made twice`);
@@ -161,6 +182,7 @@ export class Tree {
   }
 
   setValue(path: string, value: Uint8Array): void {
+    this.journal?.setValue(path, value);
     const node = this.#own(path);
     this.#count(ownerOf(node.permissions), 0, value.length - node.value.length);
     node.value = value;
@@ -168,6 +190,7 @@ export class Tree {
   }
 
   setPermissions(path: string, permissions: Permissions): void {
+    this.journal?.setPermissions(path, permissions);
     const node = this.#own(path);
     this.#count(ownerOf(node.permissions), -1, -path.length - nodeBytes(node));
     node.permissions = permissions;
@@ -177,6 +200,7 @@ export class Tree {
 
   /** Removes a node other than "/" with everything below it, which it returns, children first. */
   remove(path: string): PlacedNode[] {
+    this.journal?.remove(path);
     const removed = this.below(path);
     const parent = this.#ownAbove(path);
     const name = baseName(path);

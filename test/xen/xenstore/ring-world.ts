@@ -8,10 +8,12 @@ class Channel implements EventChannel {
   readonly port = 1;
   onevent: (() => void) | undefined;
   other: Channel | undefined;
+  onnotify: (() => void) | undefined;
   #closed = false;
 
   notify(): void {
     const { other } = this;
+    this.onnotify?.();
     if (!this.#closed) setImmediate(() => other?.onevent?.());
   }
 
@@ -30,6 +32,8 @@ export class Ring {
   readonly page: Uint8Array = new Uint8Array(new SharedArrayBuffer(PAGE_SIZE));
   readonly words: RingPage = new RingPage(this.page);
   readonly guest: EventChannel;
+  /** Called from within a notification of the guest. */
+  onnotify: (() => void) | undefined;
   readonly #guest = new Channel();
 
   constructor() {
@@ -40,6 +44,7 @@ export class Ring {
   open(): { page: Uint8Array; channel: EventChannel } & Disposable {
     const channel = new Channel();
     channel.other = this.#guest;
+    channel.onnotify = () => this.onnotify?.();
     this.#guest.other = channel;
     return { page: this.page, channel, [Symbol.dispose]: () => channel[Symbol.dispose]() };
   }
