@@ -2,6 +2,7 @@
 import type { BlockFrontend, FrontendCounters, FrontendState, Negotiated } from "../block/index.ts";
 import type { StoreSpec } from "../store/block-store.ts";
 import { Disk } from "../store/disk.ts";
+import { systemClock } from "../util/clock.ts";
 import { type Domain, XenError } from "../xen/domain.ts";
 import type { VbdPaths } from "../xen/toolstack.ts";
 import { type BackendReport, emptyReport } from "./backend-protocol.ts";
@@ -34,6 +35,9 @@ export interface AttachmentInformation {
   readonly backend: BackendReport;
 }
 
+/** What a backend is given to close when it was detached by force, and once more when it was killed. */
+const FORCED_CLOSE_MILLISECONDS = 1000;
+
 export interface Attachment {
   readonly domain: Domain;
   readonly frontend: BlockFrontend;
@@ -45,6 +49,10 @@ export interface Attachment {
   /** xvda */
   readonly vdev: string;
   readonly paths: VbdPaths;
+  /** Asks both ends to close, in the xenstore. */
+  readonly askToClose: () => Promise<void>;
+  /** Removes the directories of both ends. */
+  readonly removeNodes: () => Promise<void>;
   /** Runs after both ends have closed. */
   readonly onclosed: () => Promise<void>;
   readonly inherited: readonly InheritedRequest[];
@@ -53,6 +61,8 @@ export interface Attachment {
 export class AttachedDisk extends Disk {
   readonly vdev: string;
   readonly #attachment: Attachment;
+  /** A frontend that somebody uses does not close because its backend wants to: we close it, after what is flushed. */
+  #use: Disposable | undefined = undefined;
   #disposal: Promise<void> | undefined = undefined;
 
   constructor(attachment: Attachment) {
@@ -162,6 +172,27 @@ export class AttachedDisk extends Disk {
     throw new XenError("EOPNOTSUPP", `${this.vdev} was given opened, and cannot be opened again`);
   }
 
+  /** Says in the xenstore that the disk is to go, as a toolstack does before it waits for a guest: offline, and Closing. The
+   * disk stays, as one that is in use, until it is disposed. */
+  async announceDetach(): Promise<void> {
+    this.#use ??= this.frontend.hold();
+    await this.#attachment.askToClose();
+  }
+
+  /** Takes the disk away from the guest whatever is in flight: requests end with EIO, and a backend in a worker or process
+   * that does not close is killed. Resolves, within seconds, with whether the backend has closed its store; one on this
+   * thread whose store does not answer closes it when it does, and the vdev is taken until then. */
+  async detachByForce(): Promise<boolean> {
+    const { frontend, backend, removeNodes } = this.#attachment;
+    const closed = this[Symbol.asyncDispose]().then(() => true);
+    closed.catch(() => {});
+    await frontend.abandon(new XenError("EIO", `${this.vdev} was detached by force`));
+    if (await within(closed)) return true;
+    backend.kill();
+    await removeNodes();
+    return await within(closed);
+  }
+
   /** Flushes, closes both ends, and removes the device. */
   override [Symbol.asyncDispose](): Promise<void> {
     this.#disposal ??= this.#detach();
@@ -174,8 +205,17 @@ export class AttachedDisk extends Disk {
     ends.defer(onclosed);
     ends.use(backend);
     ends.use(frontend);
+    // A xenstore that has ended has nobody to tell.
+    await this.announceDetach().catch(() => {});
     // What was written through us is on the disk before anything is taken apart; a disk that cannot, or is not there, is
     // closed anyway.
     if (!this.info.readOnly && this.state === "connected") await this.flush().catch(() => {});
   }
+}
+
+/** What it resolves to, or false where that takes too long. */
+async function within(closed: Promise<boolean>): Promise<boolean> {
+  const late = Promise.withResolvers<boolean>();
+  using _timer = systemClock.after(FORCED_CLOSE_MILLISECONDS, () => late.resolve(false));
+  return await Promise.race([closed, late.promise]);
 }

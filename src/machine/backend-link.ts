@@ -23,6 +23,9 @@ export interface BackendLink extends AsyncDisposable {
   report(): Promise<BackendReport>;
   extents(offset: number, length: number): AsyncIterable<Extent>;
   resize(size: number): Promise<void>;
+  /** Ends the worker or process by force. Nothing happens to a backend of this thread: what its store has in hand is
+   * memory of ours. */
+  kill(): void;
 }
 
 export interface BackendLinkOptions {
@@ -54,6 +57,7 @@ export async function localBackend(
     report: async () => reportOf(backend, store, domain),
     extents: (offset, length) => store.extents(offset, length),
     resize: (size) => store.resize(size),
+    kill: () => {},
     [Symbol.asyncDispose]: () => backend[Symbol.asyncDispose](),
   };
 }
@@ -139,6 +143,7 @@ export async function remoteBackend(
       }
     },
     resize: async (size) => void (await ask<true>({ ask: "resize", size })),
+    kill: () => far.kill(),
     [Symbol.asyncDispose]: end,
   };
 }

@@ -20,10 +20,10 @@ import { systemClock } from "../util/clock.ts";
 import { type Domain, XenError } from "../xen/domain.ts";
 import { type DomainOptions, EmbeddedMachine } from "../xen/embedded/index.ts";
 import {
+  askToClose,
   createDomainNodes,
   createVbd,
   removeVbd,
-  takeOffline,
   type VbdDescription,
   vbdPaths,
 } from "../xen/toolstack.ts";
@@ -271,6 +271,8 @@ export class Machine implements AsyncDisposable {
       link,
       vdev: name,
       paths,
+      askToClose: () => askToClose(this.#dom0.store, paths),
+      removeNodes: () => removeVbd(this.#dom0.store, paths),
       onclosed: async () => {
         await using ends = new AsyncDisposableStack();
         ends.defer(() => void this.#vdevs.delete(key));
@@ -278,7 +280,6 @@ export class Machine implements AsyncDisposable {
           ends.defer(() => this.embedded.destroyDomain(backendDomid));
         }
         ends.defer(() => removeVbd(this.#dom0.store, paths));
-        ends.defer(() => takeOffline(this.#dom0.store, paths));
         this.#disks.delete(attached);
         guest.disks.delete(attached);
       },

@@ -31,6 +31,8 @@ export class RestartableBackend implements BackendLink {
   readonly #options: RestartableBackendOptions;
   readonly #turns = new Turns();
   #link: BackendLink | undefined = undefined;
+  /** The one that is being closed. */
+  #closing: BackendLink | undefined = undefined;
   /** Of the current link; a death of an earlier one is nobody's concern. */
   #life = 0;
   #deaths: number[] = [];
@@ -68,6 +70,10 @@ export class RestartableBackend implements BackendLink {
     await this.#there.resize(size);
   }
 
+  kill(): void {
+    (this.#link ?? this.#closing)?.kill();
+  }
+
   /** Answers what is in flight and closes the disk. Nothing happens where there is no backend. */
   close(): Promise<void> {
     return this.#turns.run(() => this.#close());
@@ -85,7 +91,9 @@ export class RestartableBackend implements BackendLink {
     const link = this.#link;
     this.#link = undefined;
     this.#life++;
+    this.#closing = link;
     await link?.[Symbol.asyncDispose]();
+    this.#closing = undefined;
   }
 
   async #begin(): Promise<void> {

@@ -4,7 +4,7 @@
  */
 import type { XenStore, XenStoreOperations, XenStorePermission } from "./domain.ts";
 import { type BackendKind, backendPath, frontendPath, vdevName } from "./vbd.ts";
-import { XenbusState } from "./xenbus.ts";
+import { parseState, XenbusState } from "./xenbus.ts";
 
 export interface VbdDescription {
   readonly frontendDomid: number;
@@ -73,12 +73,13 @@ export async function takeOffline(store: XenStore, paths: VbdPaths): Promise<voi
 }
 
 /** Asks both ends to close a device that is to go, as libxl does to unplug it: the frontend closes when it sees the backend
- * do so, and the backend after it. */
+ * do so, unless somebody uses it, and the backend after it. Nothing happens where there is no device any more. */
 export async function askToClose(store: XenStore, paths: VbdPaths): Promise<void> {
   await store.transaction(async (operations) => {
     const state = await operations.read(`${paths.backend}/state`);
+    if (state === undefined) return;
     await operations.write(`${paths.backend}/online`, "0");
-    if (state === String(XenbusState.closed)) return;
+    if (parseState(state) >= XenbusState.closing) return;
     await operations.write(`${paths.backend}/state`, String(XenbusState.closing));
   });
 }

@@ -7,8 +7,10 @@ import { rm, writeFile } from "node:fs/promises";
 import { createInterface } from "node:readline";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { Machine, parseDisk } from "../../src/index.ts";
+import { Machine, openStore, parseDisk } from "../../src/index.ts";
 import { Reactor } from "../../src/io/reactor.ts";
+import { FaultyStore } from "../../src/testing/faulty-store.ts";
+import { XenStoreClient } from "../../src/xen/xenstore/index.ts";
 import { children } from "../support/children.ts";
 import { temporaryFolder } from "../support/vbdkit.ts";
 
@@ -170,3 +172,47 @@ test("a backend process whose parent was killed ends soon, though a request of i
   await until(() => !existsSync(`/proc/${child}`));
   await rm(directory, { recursive: true });
 });
+
+test("a disk that is to go says so as a toolstack does, and is used until it is detached", async () => {
+  await using machine = await Machine.start({ reactor: new Reactor() });
+  await using store = await XenStoreClient.connect(machine.xenstoreSocket);
+  const disk = await machine.attach(memory, { vdev: "xvda" });
+  const { backend, frontend } = disk.paths;
+  await disk.announceDetach();
+  // As xen-blkfront leaves it for a disk that somebody has open.
+  await until(async () => (await store.read(`${frontend}/error`)) !== undefined);
+  assert.match((await store.read(`${frontend}/error`))!, /Device in use; refusing to close$/);
+  const said = [await store.read(`${backend}/online`), await store.read(`${backend}/state`)];
+  assert.deepEqual(said, ["0", "5"]);
+  assert.equal(disk.state, "connected");
+  await disk.write(0, page(7));
+  assert.equal((await disk.read(0, 1))[0], 7);
+  await disk[Symbol.asyncDispose]();
+  assert.deepEqual([await store.list(backend), await store.list(frontend)], [undefined, undefined]);
+});
+
+for (const link of ["thread", "process"] as const) {
+  test(`a disk in a ${link} that answers nothing is detached by force, and its requests end`, async () => {
+    await using machine = await Machine.start({ reactor: new Reactor() });
+    await using store = await XenStoreClient.connect(machine.xenstoreSocket);
+    const reactor = machine.reactor;
+    const stuck = new FaultyStore(await openStore(memory, { reactor }), reactor);
+    const never = parseDisk(["memory", "1M", "rdelay=3600s"], ["delay"]);
+    const disk = await machine.attach(link === "thread" ? stuck : never, { vdev: "xvda", link });
+    stuck.hold();
+    const read = disk.read(0, 512).catch((error: NodeJS.ErrnoException) => error.code);
+    await until(async () => (await disk.information()).backend.queue?.requests === 1);
+    // Whoever asked for it in good order waits as long as the disk.
+    const orderly = disk[Symbol.asyncDispose]();
+    // A process is killed with what it has in hand; memory of ours that a store has in hand is not.
+    assert.equal(await disk.detachByForce(), link === "process");
+    assert.equal(await read, "EIO");
+    const left = [await store.list(disk.paths.backend), await store.list(disk.paths.frontend)];
+    assert.deepEqual(left, [undefined, undefined]);
+    stuck.release();
+    await orderly;
+    await using next = await machine.attach(memory, { vdev: "xvda" });
+    assert.equal(next.state, "connected");
+    if (link === "process") await stuck[Symbol.asyncDispose]();
+  });
+}
