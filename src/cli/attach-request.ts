@@ -76,20 +76,31 @@ function defined<T extends object>(fields: T): { [K in keyof T]?: Exclude<T[K], 
  * disk. */
 export function readAttachRequest(given: Readonly<Record<string, unknown>>): AttachRequest {
   const { domain, vdev, text, exportName, kind, link, engine, spec, backend, frontend } = given;
-  const { driver, parameters, filters } = (spec ?? {}) as Partial<Record<keyof StoreSpec, unknown>>;
   const fine =
     [domain, exportName].every((word) => word === null || typeof word === "string") &&
-    [vdev, text, driver].every((word) => typeof word === "string") &&
+    [vdev, text].every((word) => typeof word === "string") &&
     (kind === "vbd" || kind === "vbd3") &&
     ["thread", "worker", "process"].includes(link as string) &&
     ["auto", "io_uring", "pread", "libuv"].includes(engine as string) &&
     [given.readOnly, given.cdrom].every((value) => typeof value === "boolean") &&
-    [backend, frontend].every((value) => typeof value === "object" && value !== null) &&
+    [backend, frontend].every((value) => typeof value === "object" && value !== null);
+  if (!fine) throw new UsageError("this is no request to attach a disk");
+  readStoreSpec(spec);
+  return given as unknown as AttachRequest;
+}
+
+/** What came over a socket, where it has the shape of a disk. */
+export function readStoreSpec(given: unknown): StoreSpec {
+  const { driver, parameters, filters } = (given ?? {}) as Partial<
+    Record<keyof StoreSpec, unknown>
+  >;
+  const fine =
+    typeof driver === "string" &&
     isTexts(parameters) &&
     Array.isArray(filters) &&
     filters.every((filter) => typeof filter?.name === "string" && isTexts(filter.parameters));
-  if (!fine) throw new UsageError("this is no request to attach a disk");
-  return given as unknown as AttachRequest;
+  if (!fine) throw new UsageError("this is no disk");
+  return given as StoreSpec;
 }
 
 function isTexts(value: unknown): boolean {

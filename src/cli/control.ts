@@ -31,7 +31,10 @@ export interface Asker {
   note(message: string): void;
 }
 
-type Answers = Readonly<Record<string, (fields: RequestFields, asker: Asker) => Promise<unknown>>>;
+/** What is done for a request, by its name. */
+export type Answers = Readonly<
+  Record<string, (fields: RequestFields, asker: Asker) => Promise<unknown>>
+>;
 type Line =
   | { readonly answer: unknown }
   | { readonly note: string }

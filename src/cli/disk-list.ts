@@ -1,6 +1,7 @@
 /** What `vbdkit list` tells of a machine's disks: by xl block-list's words where it has them, read from the xenstore as it
  * does; and what only we know. Plain data, stable names. */
 
+import type { GuestState } from "../index.ts";
 import type { XenStore } from "../xen/domain.ts";
 import { parseVdev } from "../xen/vbd.ts";
 import { parseState, stateName } from "../xen/xenbus.ts";
@@ -9,6 +10,8 @@ import type { DiskTable, ServedDisk } from "./disk-table.ts";
 export interface ListedDomain {
   readonly name: string;
   readonly domid: number;
+  /** "running", or why it does not run: "suspend", "poweroff", "reboot", "crash" (sched.h). */
+  readonly state: GuestState;
   readonly disks: readonly ListedDisk[];
 }
 

@@ -6,6 +6,7 @@
  * waits for its last client, and when its backend has died.
  */
 import type { AttachedDisk, Guest, Machine, NbdExport, NbdServer } from "../index.ts";
+import type { StoreSpec } from "../store/block-store.ts";
 import { formatSize } from "../util/size.ts";
 import { parseVdev, vdevName } from "../xen/vbd.ts";
 import type { AttachRequest } from "./attach-request.ts";
@@ -61,10 +62,22 @@ export class DiskTable implements AsyncDisposable {
     return findByName("domain", name, guests, (guest) => guest.name);
   }
 
+  /** As `guest`, of one that can be asked for something. Throws an Error that says what would help. */
+  runningGuest(name: string): Guest {
+    const guest = this.guest(name);
+    if (guest.state === "suspend") {
+      throw new Error(`${guest.name} is suspended; vbdkit resume ${guest.name} lets it run on`);
+    }
+    if (guest.state !== "running") {
+      throw new Error(`${guest.name} does not run (${guest.state}); vbdkit destroy ends it`);
+    }
+    return guest;
+  }
+
   /** Throws as `guest`, and XenError("EINVAL") for a vdev that is none. */
   find({ domain, vdev }: DiskName): ServedDisk {
     const guest = this.guest(domain);
-    const disks = [...this.#disks].filter((entry) => entry.guest.domid === guest.domid);
+    const disks = this.disksOf(guest);
     if (disks.length === 0) throw new Error(`${guest.name} has no disks`);
     const number = tryVdev(vdev);
     const named = number === undefined ? vdev : vdevName(number);
@@ -84,7 +97,7 @@ export class DiskTable implements AsyncDisposable {
 
   async #attach(request: AttachRequest, signal: AbortSignal): Promise<ServedDisk> {
     const { domain, vdev, spec, text } = request;
-    const named = domain === null ? undefined : this.guest(domain);
+    const named = domain === null ? undefined : this.runningGuest(domain);
     const number = parseVdev(vdev);
     for (const { guest, disk } of this.#disks) {
       if (guest === named && disk.vdev === vdevName(number)) {
@@ -111,17 +124,23 @@ export class DiskTable implements AsyncDisposable {
     signal.throwIfAborted();
     const guest = this.#machine.guests.get(disk.domid)!;
     const name = request.exportName ?? `${guest.name}/${disk.vdev}`;
+    const entry = this.#serve(guest, disk, text, name);
+    undo.move();
+    return entry;
+  }
+
+  /** Throws StoreError("EINVAL") where the export's name is taken. */
+  #serve(guest: Guest, disk: AttachedDisk, text: string, exportName: string): ServedDisk {
     const entry: ServedDisk = {
       guest,
       text,
       disk,
-      link,
-      export: { name, store: disk.store, description: text },
+      link: disk.options.link ?? "thread",
+      export: { name: exportName, store: disk.store, description: text },
       error: undefined,
       gone: undefined,
     };
     this.#nbd.add(entry.export);
-    undo.move();
     disk.store.subscribe({
       failed: (error) => {
         entry.error = error.message;
@@ -131,25 +150,55 @@ export class DiskTable implements AsyncDisposable {
     return entry;
   }
 
+  /** Serves the disks of a guest that came with them, as a restored one does. */
+  adopt(guest: Guest): readonly ServedDisk[] {
+    return [...guest.disks].map((disk) => {
+      const text = disk.spec === undefined ? disk.vdev : diskText(disk.spec);
+      return this.#serve(guest, disk, text, `${guest.name}/${disk.vdev}`);
+    });
+  }
+
+  /** Cuts off the clients of a guest that is gone, and of its disks. */
+  async forget(guest: Guest): Promise<void> {
+    for (const entry of this.disksOf(guest)) {
+      this.#disks.delete(entry);
+      await this.#nbd.remove(entry.export, { force: true });
+    }
+  }
+
+  disksOf(guest: Guest): readonly ServedDisk[] {
+    return [...this.#disks].filter((entry) => entry.guest === guest);
+  }
+
   /** Resolves when the disk is gone from its guest: once its last client has left, or soon where `force` cuts them off.
-   * `note` is told of clients that are waited for. */
+   * `note` is told of clients that are waited for, and of an image that is not closed yet. A guest that is suspended could
+   * not let go of it: throws as `runningGuest`. */
   async detach(name: DiskName, force: boolean, note: (message: string) => void): Promise<void> {
     const entry = this.find(name);
-    const clients = this.clients(entry);
-    if (clients > 0 && !force) {
-      const who = clients === 1 ? "an NBD client uses" : `${clients} NBD clients use`;
-      note(
-        `${who} ${entry.disk.vdev} of ${entry.guest.name}: it goes with the last of them, or now with --force`,
-      );
+    const { disk, guest } = entry;
+    const what = `${disk.vdev} of ${guest.name}`;
+    if (force) {
+      // It does not wait for what was asked for before.
+      await this.#nbd.remove(entry.export, { force });
+      this.#disks.delete(entry);
+      if (await disk.detachByForce()) return;
+      note(`${what} is gone, but its disk answers nothing: it stays open until it does`);
+      return;
     }
-    // By force it does not wait for what was asked for before.
-    if (entry.gone === undefined || force) entry.gone = this.#remove(entry, force);
+    if (guest.state === "suspend") this.runningGuest(guest.name);
+    const clients = this.clients(entry);
+    if (clients > 0) {
+      const who = clients === 1 ? "an NBD client uses" : `${clients} NBD clients use`;
+      note(`${who} ${what}: it goes with the last of them, or now with --force`);
+    }
+    entry.gone ??= this.#remove(entry);
     await entry.gone;
   }
 
-  async #remove(entry: ServedDisk, force: boolean): Promise<void> {
+  async #remove(entry: ServedDisk): Promise<void> {
     try {
-      await this.#nbd.remove(entry.export, { force });
+      await entry.disk.announceDetach();
+      await this.#nbd.remove(entry.export);
       await entry.disk[Symbol.asyncDispose]();
     } finally {
       this.#disks.delete(entry);
@@ -162,7 +211,8 @@ export class DiskTable implements AsyncDisposable {
     { size, relative, shrink }: { size: number; relative: boolean; shrink: boolean },
   ): Promise<ServedDisk> {
     const entry = this.find(name);
-    const { disk, guest } = entry;
+    const { disk } = entry;
+    const guest = this.runningGuest(entry.guest.name);
     const wanted = relative ? disk.size + size : size;
     const { minimum } = disk.info.block;
     if (!Number.isSafeInteger(wanted) || wanted <= 0 || wanted % minimum !== 0) {
@@ -183,6 +233,15 @@ export class DiskTable implements AsyncDisposable {
     this.#closed.abort(new Error("the machine ends"));
     await Promise.allSettled(this.#attaching);
   }
+}
+
+/** The disk as a person would type it. */
+function diskText({ driver, parameters, filters }: StoreSpec): string {
+  const its = [parameters, ...filters.map((filter) => filter.parameters)];
+  const pairs = its.flatMap((some) =>
+    Object.entries(some).map(([name, value]) => `${name}=${value}`),
+  );
+  return [...filters.flatMap(({ name }) => ["--filter", name]), driver, ...pairs].join(" ");
 }
 
 function tryVdev(text: string): number | undefined {

@@ -101,11 +101,23 @@ export function addRunOptions(command: Command): Command {
     .option("--verbose", "what the backends do, and stack traces");
 }
 
+/** A guest of that machine. */
+export function addDomainArgument(command: Command): Command {
+  return command.argument("<DOMAIN>", "the guest, by name or domid");
+}
+
+/** Of `restore` and `migrate`: what is otherwise than it was saved. */
+export function addArrivalOptions(command: Command): Command {
+  return command
+    .option("--name <NAME>", "its name from now on")
+    .option("--disk <DISKSPEC>", "what is attached for the disk of that vdev", collect);
+}
+
 /** Which machine a command asks: the rule of findServer. */
 export function addMachineOption(command: Command): Command {
   return command.option(
     "--machine <SERVER>",
-    "a running machine: its folder, a socket in it, or its URI (default: $VBDKIT_MACHINE)",
+    "a running machine: its folder, a socket in it, or its URI (default: $VBDKIT_MACHINE, or the only one)",
   );
 }
 

@@ -1,5 +1,5 @@
 /** The commands and how they look: one place for help, styles, versions and what commander says of mistakes. */
-import { Command } from "commander";
+import { Command, CommanderError } from "commander";
 import { didYouMean } from "../util/nearest.ts";
 import { attachCommand } from "./commands/attach.ts";
 import { completionCommand } from "./commands/completion.ts";
@@ -8,14 +8,25 @@ import { detachCommand } from "./commands/detach.ts";
 import { driversCommand, filtersCommand } from "./commands/drivers.ts";
 import { helpCommand } from "./commands/help.ts";
 import { infoCommand } from "./commands/info.ts";
+import {
+  createCommand,
+  destroyCommand,
+  resumeCommand,
+  shutdownCommand,
+  suspendCommand,
+} from "./commands/life.ts";
 import { listCommand } from "./commands/list.ts";
 import { machineCommand } from "./commands/machine.ts";
+import { migrateCommand } from "./commands/migrate.ts";
 import { resizeCommand } from "./commands/resize.ts";
+import { restoreCommand } from "./commands/restore.ts";
+import { saveCommand } from "./commands/save.ts";
 import { serveCommand } from "./commands/serve.ts";
 import { statsCommand } from "./commands/stats.ts";
 import { testCommand } from "./commands/test.ts";
 import { topCommand } from "./commands/top.ts";
 import { xenstoreCommand } from "./commands/xenstore.ts";
+import { ExitCode, report } from "./errors.ts";
 import { paint } from "./output.ts";
 import { packageVersion } from "./version.ts";
 
@@ -42,6 +53,18 @@ Try:
   program.addCommand(detachCommand());
   program.addCommand(listCommand());
   program.addCommand(resizeCommand());
+  for (const command of [
+    createCommand(),
+    suspendCommand(),
+    resumeCommand(),
+    saveCommand(),
+    restoreCommand(),
+    migrateCommand(),
+    shutdownCommand(),
+    destroyCommand(),
+  ]) {
+    program.addCommand(command);
+  }
   program.addCommand(infoCommand());
   program.addCommand(statsCommand());
   program.addCommand(topCommand());
@@ -61,6 +84,20 @@ Try:
   program.allowExcessArguments();
   prepare(program);
   return program;
+}
+
+/** Parses what was typed, runs the command, turns an error into one line and an exit code. */
+export async function runProgram(words: readonly string[]): Promise<void> {
+  try {
+    await createProgram().parseAsync(words, { from: "user" });
+  } catch (error) {
+    // Commander has printed the help or the one line already.
+    if (error instanceof CommanderError) {
+      process.exitCode = error.exitCode === 0 ? ExitCode.okay : ExitCode.usage;
+    } else {
+      report(error, words.includes("--verbose"));
+    }
+  }
 }
 
 /** One style and one way of failing for a command and those below it. */

@@ -6,8 +6,7 @@
  * where starting failed half-way.
  */
 import { join, resolve } from "node:path";
-import type { Machine, NbdServer } from "../index.ts";
-import { ffi } from "../io/ffi.ts";
+import type { Guest, Machine, NbdServer } from "../index.ts";
 import { formatNbdUri, type NbdAddress } from "../nbd/uri.ts";
 import type { ServerStatistics } from "../trace/statistics.ts";
 import type { XenStoreClient } from "../xen/xenstore/index.ts";
@@ -16,6 +15,7 @@ import { CONTROL_SOCKET, openControl, type RequestFields } from "./control.ts";
 import { type ListedDisk, type ListedDomain, listDisk } from "./disk-list.ts";
 import { type DiskName, DiskTable, type ServedDisk } from "./disk-table.ts";
 import { UsageError } from "./errors.ts";
+import { createGuest, type GuestKeeper, guestAnswers, textOf } from "./guest-answers.ts";
 import { Leftovers } from "./leftovers.ts";
 import type { ListenOptions, RunOptions } from "./options.ts";
 import { keepPipesBlocking } from "./output.ts";
@@ -70,8 +70,7 @@ export async function startServer(
   );
   leftovers.addFolder(machine.directory);
   leftovers.addSocket(machine.xenstoreSocket);
-  // Where it can be, a guest of its own name is within reach of backends in other processes.
-  for (const name of guests) await machine.createGuest({ name, shared: ffi() !== undefined });
+  for (const name of guests) await createGuest(machine, name);
   const nbd = stack.use(new NbdServer([], { reactor: machine.reactor }));
   const table = stack.use(new DiskTable(machine, nbd));
   for (const request of disks) await table.attach(request, signal);
@@ -120,11 +119,11 @@ interface ServerParts {
   readonly activated: boolean;
 }
 
-export class RunningServer implements AsyncDisposable {
+export class RunningServer implements AsyncDisposable, GuestKeeper {
+  readonly machine: Machine;
   readonly table: DiskTable;
   /** Whoever started us opened the socket and knows where it is. */
   readonly activated: boolean;
-  readonly #machine: Machine;
   readonly #store: XenStoreClient;
   readonly #address: NbdAddress;
   readonly #ends = new AsyncDisposableStack();
@@ -132,7 +131,7 @@ export class RunningServer implements AsyncDisposable {
   constructor({ machine, table, store, address, activated }: ServerParts) {
     this.table = table;
     this.activated = activated;
-    this.#machine = machine;
+    this.machine = machine;
     this.#store = store;
     this.#address = address;
   }
@@ -147,11 +146,11 @@ export class RunningServer implements AsyncDisposable {
     return {
       version: packageVersion(),
       pid: process.pid,
-      directory: this.#machine.directory,
-      xenstoreSocket: this.#machine.xenstoreSocket,
+      directory: this.machine.directory,
+      xenstoreSocket: this.machine.xenstoreSocket,
       uri: this.#firstUri,
       uptimeSeconds: Math.round(process.uptime()),
-      domains: [...this.#machine.guests.values()].map(({ domid, name }) => ({ domid, name })),
+      domains: [...this.machine.guests.values()].map(({ domid, name }) => ({ domid, name })),
       disks,
     };
   }
@@ -174,19 +173,19 @@ export class RunningServer implements AsyncDisposable {
 
   /** Of one guest, or of all. */
   async list(name: string | undefined): Promise<ListedDomain[]> {
-    const guests = name === undefined ? this.#machine.guests.values() : [this.table.guest(name)];
-    return await Promise.all(
-      [...guests].map(async (guest) => {
-        const disks = [...this.table].filter((entry) => entry.guest.domid === guest.domid);
-        const listed = await Promise.all(disks.map((entry) => this.listed(entry)));
-        return {
-          name: guest.name,
-          domid: guest.domid,
-          disks: listed.sort((left, right) => left.handle - right.handle),
-        };
-      }),
-    );
+    const guests = name === undefined ? this.machine.guests.values() : [this.table.guest(name)];
+    return await Promise.all([...guests].map((guest) => this.listedDomain(guest)));
   }
+
+  readonly listedDomain = async (guest: Guest): Promise<ListedDomain> => {
+    const disks = await Promise.all(this.table.disksOf(guest).map((entry) => this.listed(entry)));
+    return {
+      name: guest.name,
+      domid: guest.domid,
+      state: guest.state,
+      disks: disks.sort((left, right) => left.handle - right.handle),
+    };
+  };
 
   async listed(entry: ServedDisk): Promise<ListedDisk> {
     return await listDisk(entry, this.table, this.#store, (name) => this.#uri(name));
@@ -201,8 +200,8 @@ export class RunningServer implements AsyncDisposable {
       unixsocket: unix ? address.path : "",
       port: unix ? "" : String(address.port),
       nbd: unix ? `nbd:unix:${address.path}` : `nbd:${address.host}:${address.port}`,
-      XENSTORED_PATH: this.#machine.xenstoreSocket,
-      VBDKIT_MACHINE: this.#machine.directory,
+      XENSTORED_PATH: this.machine.xenstoreSocket,
+      VBDKIT_MACHINE: this.machine.directory,
     };
   }
 
@@ -224,6 +223,7 @@ export class RunningServer implements AsyncDisposable {
 function answersOf(server: RunningServer): Parameters<typeof openControl>[1] {
   const { table } = server;
   return {
+    ...guestAnswers(server),
     info: () => server.info(),
     stats: () => server.statistics(),
     list: ({ domain }) => server.list(domain === undefined ? undefined : textOf("domain", domain)),
@@ -244,9 +244,4 @@ function answersOf(server: RunningServer): Parameters<typeof openControl>[1] {
 
 function diskNameOf({ domain, vdev }: RequestFields): DiskName {
   return { domain: textOf("domain", domain), vdev: textOf("vdev", vdev) };
-}
-
-function textOf(name: string, value: unknown): string {
-  if (typeof value === "string") return value;
-  throw new UsageError(`${name}: write a text`);
 }

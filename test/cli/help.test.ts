@@ -38,6 +38,7 @@ describe("help", { concurrency: 2 }, () => {
 
   test("every command and each of its options has its place in docs/commands", () => {
     const pages: Record<string, string> = { filters: "drivers", help: "drivers" };
+    for (const name of ["create", "suspend", "resume", "shutdown", "destroy"]) pages[name] = "life";
     for (const command of createProgram().commands) {
       const file = `../../docs/commands/${pages[command.name()] ?? command.name()}.md`;
       const page = readFileSync(new URL(file, import.meta.url), "utf8");

@@ -1,6 +1,7 @@
-/** A machine that runs beside a test, and commands that are asked of it, as a person at two terminals has them. */
+/** A machine that runs beside tests, and commands that are asked of it, as a person at two terminals has them. */
 import { once } from "node:events";
 import type { ListedDomain } from "../../src/cli/disk-list.ts";
+import { CommandRunner } from "./command-runner.ts";
 import {
   cleanEnvironment,
   type Outcome,
@@ -8,7 +9,6 @@ import {
   serve,
   type TemporaryFolder,
   temporaryFolder,
-  vbdkit,
 } from "./vbdkit.ts";
 
 export interface TestMachine extends AsyncDisposable {
@@ -25,8 +25,10 @@ export interface TestMachine extends AsyncDisposable {
 export async function startMachine(...guests: string[]): Promise<TestMachine> {
   const folder = await temporaryFolder();
   const served = await serve(guests, {}, "machine");
-  const env = cleanEnvironment({ VBDKIT_MACHINE: served.info.directory });
-  const run = (...words: string[]) => vbdkit(words, { cwd: folder.path, env });
+  const { directory } = served.info;
+  const env = cleanEnvironment({ VBDKIT_MACHINE: directory });
+  const runner = new CommandRunner();
+  const run = (...words: string[]) => runner.run(words, folder.path, directory);
   const okay = async (...words: string[]) => {
     const { code, stdout, stderr } = await run(...words);
     if (code !== 0) throw new Error(`vbdkit ${words.join(" ")}: ${code} ${stderr}`);
@@ -36,6 +38,7 @@ export async function startMachine(...guests: string[]): Promise<TestMachine> {
     ...{ served, folder, env, run, okay },
     list: async () => JSON.parse(await okay("list", "--json")),
     async [Symbol.asyncDispose]() {
+      await runner[Symbol.asyncDispose]();
       await served[Symbol.asyncDispose]();
       await folder[Symbol.asyncDispose]();
     },

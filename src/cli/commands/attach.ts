@@ -4,7 +4,13 @@ import { formatSize } from "../../util/size.ts";
 import { ask, findServer } from "../control.ts";
 import type { ListedDisk } from "../disk-list.ts";
 import { knobHelp } from "../knobs.ts";
-import { addMachineOption, addOpenOptions, addRingOptions, type DiskOptions } from "../options.ts";
+import {
+  addDomainArgument,
+  addMachineOption,
+  addOpenOptions,
+  addRingOptions,
+  type DiskOptions,
+} from "../options.ts";
 import { print, printJson } from "../output.ts";
 import { StopSignal } from "../signals.ts";
 
@@ -14,10 +20,11 @@ interface AttachOptions extends DiskOptions {
 }
 
 export function attachCommand(): Command {
-  const command = new Command("attach")
-    .description("attach a disk to a guest of a running machine, as xl block-attach")
-    .argument("<DOMAIN>", "the guest, by name or domid")
-    .argument("<DISKSPEC...>", "a disk as xl-disk-configuration(5) has it");
+  const command = addDomainArgument(
+    new Command("attach").description(
+      "attach a disk to a guest of a running machine, as xl block-attach",
+    ),
+  ).argument("<DISKSPEC...>", "a disk as xl-disk-configuration(5) has it");
   addMachineOption(command);
   addOpenOptions(command);
   addRingOptions(command);

@@ -1,14 +1,15 @@
 /** `vbdkit detach DOMAIN VDEV`: xl block-detach, on a running machine. */
 import { Command } from "commander";
 import { ask, findServer } from "../control.ts";
-import { addMachineOption } from "../options.ts";
+import { addDomainArgument, addMachineOption } from "../options.ts";
 import { StopSignal } from "../signals.ts";
 
 export function detachCommand(): Command {
-  const command = new Command("detach")
-    .description("detach a disk from a guest of a running machine, as xl block-detach")
-    .argument("<DOMAIN>", "the guest, by name or domid")
-    .argument("<VDEV>", "the disk: xvda, or its number");
+  const command = addDomainArgument(
+    new Command("detach").description(
+      "detach a disk from a guest of a running machine, as xl block-detach",
+    ),
+  ).argument("<VDEV>", "the disk: xvda, or its number");
   return addMachineOption(command)
     .option("-f, --force", "now, whoever uses it")
     .option("--verbose", "stack traces")

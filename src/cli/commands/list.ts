@@ -63,6 +63,7 @@ const of = (value: (disk: ListedDisk) => string | number | undefined) => (row: R
 const columns: readonly Column<Row>[] = [
   { title: "Name", left: true, cell: ({ domain }) => domain.name },
   { title: "ID", cell: ({ domain }) => domain.domid },
+  { title: "State", left: true, cell: ({ domain }) => domain.state },
   { title: "Vdev", left: true, cell: of((disk) => disk.vdev) },
   { title: "BE", cell: of((disk) => disk.backend), expendable: 4 },
   { title: "handle", cell: of((disk) => disk.handle), expendable: 5 },

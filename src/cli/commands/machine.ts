@@ -1,6 +1,7 @@
 /** `vbdkit machine`: a machine without Xen that keeps running, for attach, detach, list and resize in other terminals. */
 import { Command } from "commander";
 import { UsageError } from "../errors.ts";
+import { checkGuestName } from "../guest-name.ts";
 import {
   addListenOptions,
   addRunOptions,
@@ -10,8 +11,6 @@ import {
 import { runServer } from "../run-server.ts";
 
 const DEFAULT_GUESTS = ["guest1"];
-/** No domid is taken for a name, and a shell leaves a name alone. */
-const NAME = /^(?!\d+$)[\w][\w.+-]{0,62}$/;
 /** Each has 64 MiB of address space and a few descriptors. */
 const MAX_GUESTS = 256;
 
@@ -40,11 +39,7 @@ Examples:
 
 function guestNames(names: readonly string[]): readonly string[] {
   for (const [index, name] of names.entries()) {
-    if (!NAME.test(name)) {
-      const rule = "letters, digits and . _ + -, at most 63, and not a number";
-      throw new UsageError(`"${name}" is no name for a domain: ${rule}`);
-    }
-    if (name === "Domain-0") throw new UsageError("Domain-0 is there always; name the guests");
+    checkGuestName(name);
     if (names.indexOf(name) !== index) throw new UsageError(`there are two domains "${name}"`);
   }
   if (names.length > MAX_GUESTS) throw new UsageError(`more than ${MAX_GUESTS} guests`);

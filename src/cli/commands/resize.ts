@@ -4,7 +4,7 @@ import { formatSize, parseSize } from "../../util/size.ts";
 import { ask, findServer } from "../control.ts";
 import type { ListedDisk } from "../disk-list.ts";
 import { UsageError } from "../errors.ts";
-import { addMachineOption } from "../options.ts";
+import { addDomainArgument, addMachineOption } from "../options.ts";
 import { print, printJson } from "../output.ts";
 import { StopSignal } from "../signals.ts";
 
@@ -15,9 +15,11 @@ interface ResizeOptions {
 }
 
 export function resizeCommand(): Command {
-  const command = new Command("resize")
-    .description("change the size of a disk of a running machine while its guest uses it")
-    .argument("<DOMAIN>", "the guest, by name or domid")
+  const command = addDomainArgument(
+    new Command("resize").description(
+      "change the size of a disk of a running machine while its guest uses it",
+    ),
+  )
     .argument("<VDEV>", "the disk: xvda, or its number")
     .argument("<SIZE>", "bytes, or 512M, 2G; +SIZE is so much more");
   return addMachineOption(command)
