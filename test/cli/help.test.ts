@@ -129,6 +129,32 @@ _vbdkit; printf '%s\\n' "\${COMPREPLY[@]}"`;
     assert.ok(complete("vbdkit xenstore l").includes("ls"));
   });
 
+  test("completes a machine's guests and the disks of one in bash", () => {
+    const script = `source <("${process.execPath}" "${program}" completion bash)
+vbdkit() { case "$*" in
+  "list --names") echo web; echo database ;;
+  "list --names --machine lab") echo inlab ;;
+  "list --names web") echo xvda; echo xvdb ;;
+esac; }
+complete_words() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _vbdkit; echo "\${COMPREPLY[*]}"; }
+complete_words vbdkit detach ''
+complete_words vbdkit save --checkpoint d
+complete_words vbdkit detach --machine lab ''
+complete_words vbdkit resize --shrink web xvdb
+complete_words vbdkit destroy --jso
+complete_words vbdkit list w`;
+    const { stdout, stderr } = spawnSync("bash", ["-c", script], { encoding: "utf8" });
+    assert.equal(stderr, "");
+    assert.deepEqual(stdout.trim().split("\n"), [
+      "web database",
+      "database",
+      "inlab",
+      "xvdb",
+      "--json",
+      "web",
+    ]);
+  });
+
   test("has completion for zsh and fish too", async () => {
     assert.match((await vbdkit(["completion", "zsh"])).stdout, /^#compdef vbdkit/);
     assert.match((await vbdkit(["completion", "fish"])).stdout, /complete -c vbdkit/);
