@@ -8,6 +8,7 @@ import { siblingModule } from "../io/sibling.ts";
 import type { BlockStore, EngineChoice, Extent, StoreSpec } from "../store/block-store.ts";
 import { Errno, type ErrnoName, StoreError } from "../store/errors.ts";
 import { systemClock } from "../util/clock.ts";
+import { Questions } from "../util/questions.ts";
 import type { Domain } from "../xen/domain.ts";
 import type { DomainTicket } from "../xen/embedded/index.ts";
 import { reportOf } from "./backend-host.ts";
@@ -80,42 +81,27 @@ export async function remoteBackend(
   engine: EngineChoice,
   options: BackendLinkOptions,
 ): Promise<BackendLink> {
-  const waiting = new Map<number, { resolve(answer: unknown): void; reject(error: Error): void }>();
+  const questions = new Questions();
   const ready = Promise.withResolvers<void>();
-  let number = 0;
   const onmessage = (message: FromBackend): void => {
     if ("ready" in message) ready.resolve();
     else if ("event" in message) options.ontrace(message.event);
     else if ("note" in message) notes.publish(message.note);
-    else if ("answer" in message) {
-      waiting.get(message.number)?.resolve(message.answer);
-      waiting.delete(message.number);
-    } else {
-      const error = errorOf(message.error);
-      if (message.number === undefined) ready.reject(error);
-      else waiting.get(message.number)?.reject(error);
-      if (message.number !== undefined) waiting.delete(message.number);
-    }
+    else if ("answer" in message) questions.answered(message.number, message.answer);
+    else if (message.number === undefined) ready.reject(errorOf(message.error));
+    else questions.answered(message.number, undefined, errorOf(message.error));
   };
-  let ended: Error | undefined;
   const onend = (reason: string): void => {
     const error = new StoreError("EIO", `the backend's ${where} ${reason}`);
-    ended = error;
     ready.reject(error);
-    for (const { reject } of waiting.values()) reject(error);
-    waiting.clear();
+    questions.end(error);
     options.ontrace({ kind: "failed", message: error.message });
     options.ondeath();
   };
   const far =
     where === "worker" ? startWorker(ticket, onmessage, onend) : startProcess(onmessage, onend);
-  const ask = <T>(question: Question): Promise<T> => {
-    if (ended !== undefined) return Promise.reject(ended);
-    const { promise, resolve, reject } = Promise.withResolvers<T>();
-    waiting.set(++number, { resolve: resolve as (answer: unknown) => void, reject });
-    far.post({ number, ...question });
-    return promise;
-  };
+  const ask = <T>(question: Question): Promise<T> =>
+    questions.ask<T>((number) => far.post({ number, ...question }));
   const end = async (): Promise<void> => {
     const timer = setTimeout(() => far.kill(), CLOSE_TIMEOUT_MILLISECONDS);
     await ask<true>({ ask: "close" }).catch(() => {});

@@ -16,6 +16,10 @@ export interface VbdDescription {
   readonly params: string;
   readonly removable?: boolean;
   readonly cdrom?: boolean;
+  /** false writes discard-enable 0. */
+  readonly discard?: boolean;
+  /** Nodes of the backend's directory that the frontend's domain may not read. */
+  readonly secrets?: Readonly<Record<string, string>>;
   /** The directory below backend/: "vbd", or "vbd3", which no kernel driver claims. */
   readonly kind?: BackendKind;
 }
@@ -53,9 +57,16 @@ export async function createVbd(store: XenStore, vbd: VbdDescription): Promise<V
       type: "phy",
       mode: vbd.readOnly ? "r" : "w",
       "device-type": deviceType,
-      "discard-enable": vbd.readOnly ? 0 : 1,
+      "discard-enable": vbd.readOnly || vbd.discard === false ? 0 : 1,
       state: XenbusState.initialising,
     });
+    for (const [key, value] of Object.entries(vbd.secrets ?? {})) {
+      await operations.write(`${paths.backend}/${key}`, value);
+      await operations.setPermissions(
+        `${paths.backend}/${key}`,
+        directoryPermissions(vbd.backendDomid),
+      );
+    }
     await writeAll(operations, paths.frontend, {
       backend: paths.backend,
       "backend-id": vbd.backendDomid,

@@ -157,13 +157,16 @@ export class XenbusDevice implements AsyncDisposable {
     }
   }
 
-  /** Writes our state, in `operations` where a transaction is to hold it. */
-  async switchState(
-    state: XenbusState,
-    operations: XenStoreOperations = this.domain.store,
-  ): Promise<void> {
+  /** Writes our state, in `operations` where a transaction is to hold it. Nothing is written where the toolstack has
+   * removed our directory meanwhile (__xenbus_switch_state). */
+  async switchState(state: XenbusState, operations?: XenStoreOperations): Promise<void> {
     this.#state = state;
-    await operations.write(`${this.path}/state`, String(state));
+    const write = async (within: XenStoreOperations) => {
+      if ((await within.read(`${this.path}/state`)) === undefined) return;
+      await within.write(`${this.path}/state`, String(state));
+    };
+    if (operations === undefined) await this.domain.store.transaction(write);
+    else await write(operations);
   }
 
   /** Leaves the reason where xenbus_dev_fatal does, and goes to Closing. */
@@ -172,6 +175,7 @@ export class XenbusDevice implements AsyncDisposable {
     const message = error instanceof Error ? error.message : String(error);
     const text = typeof code === "string" ? `${code} ${message}` : message;
     const store = this.domain.store;
+    if ((await store.read(`${this.path}/state`).catch(() => undefined)) === undefined) return;
     const relative = this.path.replace(/^\/local\/domain\/\d+\//, "");
     await store.write(`${this.path}/error`, text).catch(() => {});
     await store

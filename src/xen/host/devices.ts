@@ -29,24 +29,32 @@ const modules: Readonly<Record<DeviceName, string>> = {
   xenbus: "xenbus",
 };
 
-export function systemDevices(): Devices {
+/** Those of `now` are opened at once, for whoever gives up the right to. */
+export function systemDevices(now: readonly DeviceName[] = []): Devices {
   const calls = requireFfi("a domain of a Xen host");
+  const opened = new Map(now.map((name) => [name, open(name)]));
   return {
     calls,
     open(name) {
-      const path = `/dev/xen/${name}`;
-      try {
-        return openSync(path, constants.O_RDWR | constants.O_NONBLOCK);
-      } catch (cause) {
-        const { code = "EIO", message } = cause as NodeJS.ErrnoException;
-        const hint =
-          code === "ENOENT" || code === "ENXIO"
-            ? `: is this a domain of Xen, with ${modules[name]} loaded?`
-            : "";
-        throw new XenError(code, `${path}: ${message}${hint}`, { cause });
-      }
+      const descriptor = opened.get(name);
+      opened.delete(name);
+      return descriptor ?? open(name);
     },
     close: closeSync,
     grantLimit: readGrantLimit,
   };
+}
+
+function open(name: DeviceName): number {
+  const path = `/dev/xen/${name}`;
+  try {
+    return openSync(path, constants.O_RDWR | constants.O_NONBLOCK);
+  } catch (cause) {
+    const { code = "EIO", message } = cause as NodeJS.ErrnoException;
+    const hint =
+      code === "ENOENT" || code === "ENXIO"
+        ? `: is this a domain of Xen, with ${modules[name]} loaded?`
+        : "";
+    throw new XenError(code, `${path}: ${message}${hint}`, { cause });
+  }
 }

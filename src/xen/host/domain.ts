@@ -13,6 +13,8 @@ import { openSystemStore } from "./system-store.ts";
 export interface HostOptions {
   /** The thread's own if absent. */
   readonly reactor?: Reactor;
+  /** Opens what a backend needs at once, for a process that gives up its rights then. */
+  readonly backend?: boolean;
   /** Of the xenstore; where the system's is found if absent: XENSTORED_PATH, /run/xenstored/socket, /dev/xen/xenbus. */
   readonly xenstoreSocket?: string;
 }
@@ -20,7 +22,7 @@ export interface HostOptions {
 /** Opens the domain that this process runs in. Rejects with XenError (ENOENT, EACCES ...) where there is no Xen, or we may
  * not ask it. */
 export async function openHost(options: HostOptions = {}): Promise<Domain> {
-  const devices = systemDevices();
+  const devices = systemDevices(options.backend === true ? ["gntdev", "evtchn"] : []);
   await using undo = new AsyncDisposableStack();
   const store = undo.use(await openSystemStore(devices, options.xenstoreSocket));
   const domid = (await store.read("domid"))?.trim() ?? "";
@@ -29,6 +31,11 @@ export async function openHost(options: HostOptions = {}): Promise<Domain> {
   }
   undo.move();
   return new HostDomain(Number(domid), store, options.reactor ?? threadReactor(), devices);
+}
+
+/** The xenstore of the system alone, for whoever plays the toolstack. Rejects with XenError. */
+export async function openHostStore(): Promise<XenStore> {
+  return await openSystemStore(systemDevices());
 }
 
 export class HostDomain implements Domain {

@@ -1,0 +1,249 @@
+/**
+ * Serves the vbds of some directories of the xenstore as they come and go: what xl devd and tapback are for other disks
+ * (libxl_device.c and docs/misc/xenstore-paths for what a toolstack writes, and waits for).
+ *
+ * Invariants: nothing is served that is not ours by `resolve`; nothing is written below a directory that has gone; one
+ * vbd that fails disturbs no other. Ending by `leave` leaves every vbd as it is.
+ */
+import { availableParallelism } from "node:os";
+import { setTimeout as sleep } from "node:timers/promises";
+import { type BackendEvent, type BackendLimits, BlockBackend } from "../block/index.ts";
+import type { BlockStore, EngineChoice, StoreSpec } from "../store/block-store.ts";
+import { openStore } from "../store/registry.ts";
+import { systemClock } from "../util/clock.ts";
+import { type Domain, XenError } from "../xen/domain.ts";
+import { readFlag } from "../xen/xenbus.ts";
+import { DeviceWatch } from "./device-watch.ts";
+import { JournalFiles } from "./journal-files.ts";
+
+/** What a vbd is to be served from. */
+export interface DeviceRequest {
+  /** As a person wrote it. */
+  readonly text: string;
+  readonly spec: StoreSpec;
+  readonly readOnly: boolean;
+  readonly engine: EngineChoice;
+  readonly limits: Partial<BackendLimits>;
+}
+
+export interface VbdServiceOptions {
+  readonly domain: Domain;
+  /** Directories that hold those of vbds, and how many levels below: backend/vbd3 and 2, backend/vbd3/DOMID and 1. */
+  readonly roots: readonly string[];
+  readonly levels: number;
+  /** What a vbd is served from, by its backend directory; undefined where it is not ours. What it rejects with is left in
+   * the directory, for people. */
+  readonly resolve: (path: string) => Promise<DeviceRequest | undefined>;
+  /** Folder for journals; without one a vbd does not survive our death by force. */
+  readonly journals?: string;
+  readonly ontrace: (event: BackendEvent) => void;
+}
+
+/** A vbd that is served. */
+export interface ServedVbd {
+  readonly path: string;
+  readonly request: DeviceRequest;
+  readonly backend: BlockBackend;
+  /** undefined while no frontend is connected. */
+  readonly store: BlockStore | undefined;
+}
+
+/** A guest that moves is connected here before its old self, which is still locking the image, has ended; libxl takes a
+ * moment between the two, and gives up after ten seconds. Milliseconds. */
+const LOCK_PATIENCE = 30_000;
+const LOCK_INTERVAL = 100;
+
+interface Device {
+  readonly path: string;
+  readonly journals: JournalFiles | undefined;
+  request: DeviceRequest;
+  backend: BlockBackend | undefined;
+  store: BlockStore | undefined;
+  /** Ends waiting for a lock. */
+  readonly ending: AbortController;
+  /** Its directory was removed. */
+  vanished: boolean;
+}
+
+export class VbdService {
+  readonly #options: VbdServiceOptions;
+  readonly #devices = new Map<string, Device>();
+  /** Directories of vbds that have ended, or could not be served: not looked at again while they stay. */
+  readonly #done = new Set<string>();
+  readonly #watches: DeviceWatch[] = [];
+  readonly #found: ReadonlySet<string>[];
+  #ending = false;
+
+  static async start(options: VbdServiceOptions): Promise<VbdService> {
+    const service = new VbdService(options);
+    const { store } = options.domain;
+    for (const [index, root] of options.roots.entries()) {
+      const watch = await DeviceWatch.open({
+        ...{ store, root, levels: options.levels },
+        onchange: async (paths) => {
+          service.#found[index] = paths;
+          await service.#update();
+        },
+        onerror: (error) => service.#trace("failed", `${root}: ${String(error)}`),
+      });
+      service.#watches.push(watch);
+    }
+    return service;
+  }
+
+  private constructor(options: VbdServiceOptions) {
+    this.#options = options;
+    this.#found = options.roots.map(() => new Set<string>());
+  }
+
+  get vbds(): readonly ServedVbd[] {
+    return [...this.#devices.values()].flatMap(({ path, request, backend, store }) =>
+      backend === undefined ? [] : [{ path, request, backend, store: backend.negotiated && store }],
+    );
+  }
+
+  #trace(kind: BackendEvent["kind"], message: string): void {
+    this.#options.ontrace({ kind, message });
+  }
+
+  async #update(): Promise<void> {
+    const paths = new Set(this.#found.flatMap((found) => [...found]));
+    for (const path of this.#done) if (!paths.has(path)) this.#done.delete(path);
+    for (const device of this.#devices.values()) {
+      // A disk that hangs holds up nobody else.
+      if (!paths.has(device.path)) void this.#vanish(device);
+      else await this.#look(device);
+    }
+    for (const path of paths) {
+      if (this.#ending || this.#devices.has(path) || this.#done.has(path)) continue;
+      await this.#begin(path).catch((error: unknown) => this.#refuse(path, error));
+    }
+  }
+
+  async #begin(path: string): Promise<void> {
+    const { domain, journals, ontrace, resolve } = this.#options;
+    const request = await resolve(path);
+    if (request === undefined) return;
+    const [domid, vdev] = path.split("/").slice(-2).map(Number) as [number, number];
+    const device: Device = {
+      path,
+      request,
+      journals: journals === undefined ? undefined : new JournalFiles(journals, domid, vdev),
+      backend: undefined,
+      store: undefined,
+      ending: new AbortController(),
+      vanished: false,
+    };
+    this.#devices.set(path, device);
+    try {
+      const backend = await BlockBackend.open(domain, path, () => this.#open(device), {
+        readOnly: request.readOnly,
+        limits: request.limits,
+        cpus: availableParallelism(),
+        clock: systemClock,
+        ...(device.journals === undefined ? {} : { journals: device.journals }),
+        ontrace,
+      });
+      device.backend = backend;
+      void backend.ended.then(() => this.#ended(device));
+    } catch (error) {
+      this.#devices.delete(path);
+      device.journals?.remove();
+      throw error;
+    }
+  }
+
+  /** Opens the disk for a frontend that connects; waits where another holds its lock. */
+  async #open(device: Device): Promise<BlockStore> {
+    const { spec, readOnly, engine, text } = device.request;
+    const { reactor } = this.#options.domain;
+    const patience = performance.now() + LOCK_PATIENCE;
+    for (let told = false; ; ) {
+      device.ending.signal.throwIfAborted();
+      try {
+        const store = await openStore(spec, { reactor, readOnly, engine });
+        device.store = store;
+        return store;
+      } catch (error) {
+        const busy = (error as { code?: unknown }).code === "EBUSY";
+        if (!busy || performance.now() > patience) throw error;
+        if (!told) this.#trace("state", `${device.path}: ${text} is locked: waiting`);
+        told = true;
+        await sleep(LOCK_INTERVAL);
+      }
+    }
+  }
+
+  /** The toolstack is done with a vbd that no frontend uses: nobody else will close it. */
+  async #look(device: Device): Promise<void> {
+    const { backend, path } = device;
+    if (backend === undefined || backend.negotiated !== undefined) return;
+    const { store } = this.#options.domain;
+    const online = await store.read(`${path}/online`);
+    if (online === undefined || (await readFlag(store, `${path}/online`))) return;
+    await backend[Symbol.asyncDispose]();
+  }
+
+  /** Its directory was removed under us: nothing is written any more. */
+  async #vanish(device: Device): Promise<void> {
+    if (device.vanished) return;
+    device.vanished = true;
+    device.ending.abort(new XenError("ESHUTDOWN", `${device.path} was removed`));
+    await device.backend?.leave();
+    this.#forget(device);
+    // Another may have come in its place.
+    for (const watch of this.#watches) watch.poke();
+  }
+
+  /** The device has gone for good. Where no toolstack is in this domain to do it, its directory is removed. */
+  #ended(device: Device): void {
+    if (this.#ending || device.vanished) return;
+    void this.#finish(device).catch((error: unknown) => this.#refuse(device.path, error));
+  }
+
+  async #finish(device: Device): Promise<void> {
+    const { domain } = this.#options;
+    await device.backend?.[Symbol.asyncDispose]();
+    this.#forget(device);
+    this.#done.add(device.path);
+    if (domain.id === 0) return;
+    await domain.store.remove(device.path);
+    const parent = device.path.slice(0, device.path.lastIndexOf("/"));
+    if ((await domain.store.list(parent))?.length === 0) await domain.store.remove(parent);
+  }
+
+  #forget(device: Device): void {
+    this.#devices.delete(device.path);
+    device.store = undefined;
+    device.journals?.remove();
+  }
+
+  /** Leaves the reason where hotplug scripts do (libxl_linux.c), and looks at the directory no more. */
+  async #refuse(path: string, error: unknown): Promise<void> {
+    this.#done.add(path);
+    const message = error instanceof Error ? error.message : String(error);
+    this.#trace("failed", `${path}: ${message}`);
+    const { store } = this.#options.domain;
+    try {
+      if ((await store.list(path)) === undefined) return;
+      await store.write(`${path}/hotplug-error`, message);
+      await store.write(`${path}/hotplug-status`, "error");
+    } catch (reason) {
+      this.#trace("failed", `${path}: ${String(reason)}`);
+    }
+  }
+
+  /** Finishes what was taken and leaves every vbd as it is, for a successor. */
+  async leave(): Promise<void> {
+    this.#ending = true;
+    for (const watch of this.#watches) await watch[Symbol.asyncDispose]();
+    await Promise.all(
+      [...this.#devices.values()].map(async (device) => {
+        device.ending.abort(new XenError("ESHUTDOWN", "the daemon ends"));
+        await device.backend?.leave();
+        device.journals?.[Symbol.dispose]();
+      }),
+    );
+    this.#devices.clear();
+  }
+}
