@@ -3,9 +3,10 @@ import type { BlockFrontend, FrontendCounters, FrontendState, Negotiated } from 
 import type { StoreSpec } from "../store/block-store.ts";
 import { Disk } from "../store/disk.ts";
 import { systemClock } from "../util/clock.ts";
-import { type Domain, XenError } from "../xen/domain.ts";
+import { XenError } from "../xen/domain.ts";
 import type { VbdPaths } from "../xen/toolstack.ts";
 import { type BackendReport, emptyReport } from "./backend-protocol.ts";
+import type { Guest } from "./guest.ts";
 import type { InheritedRequest } from "./inherited-requests.ts";
 import type { AttachOptions } from "./machine.ts";
 import type { RestartableBackend } from "./restartable-backend.ts";
@@ -39,7 +40,7 @@ export interface AttachmentInformation {
 const FORCED_CLOSE_MILLISECONDS = 1000;
 
 export interface Attachment {
-  readonly domain: Domain;
+  readonly guest: Guest;
   readonly frontend: BlockFrontend;
   readonly backend: RestartableBackend;
   /** undefined where the disk was given opened. */
@@ -66,7 +67,7 @@ export class AttachedDisk extends Disk {
   #disposal: Promise<void> | undefined = undefined;
 
   constructor(attachment: Attachment) {
-    super(new VbdStore(attachment.frontend, attachment.backend), attachment.domain.reactor);
+    super(new VbdStore(attachment.frontend, attachment.backend), attachment.guest.domain.reactor);
     this.#attachment = attachment;
     this.vdev = attachment.vdev;
   }
@@ -102,14 +103,14 @@ export class AttachedDisk extends Disk {
 
   /** Of the domain that has the frontend. */
   get domid(): number {
-    return this.#attachment.domain.id;
+    return this.#attachment.guest.domid;
   }
 
   async information(): Promise<AttachmentInformation> {
-    const { domain, frontend, backend, link, paths } = this.#attachment;
+    const { guest, frontend, backend, link, paths } = this.#attachment;
     const report = await backend.report().catch(() => emptyReport(frontend.info));
-    const { granted, mapped, maps, unmaps, copies } = domain.grants.counters;
-    const { sent, delivered } = domain.events.counters;
+    const { granted, mapped, maps, unmaps, copies } = guest.domain.grants.counters;
+    const { sent, delivered } = guest.domain.events.counters;
     return {
       vdev: this.vdev,
       link,
@@ -193,16 +194,22 @@ export class AttachedDisk extends Disk {
     return await within(closed);
   }
 
-  /** Flushes, closes both ends, and removes the device. */
+  /** Flushes, closes both ends, and removes the device. A guest that does not run cannot take its leave of the backend: its
+   * requests end with ESHUTDOWN. */
   override [Symbol.asyncDispose](): Promise<void> {
     this.#disposal ??= this.#detach();
     return this.#disposal;
   }
 
   async #detach(): Promise<void> {
-    const { frontend, backend, onclosed } = this.#attachment;
+    const { guest, frontend, backend, onclosed } = this.#attachment;
     await using ends = new AsyncDisposableStack();
     ends.defer(onclosed);
+    if (guest.state !== "running") {
+      ends.defer(() => frontend.abandon(new XenError("ESHUTDOWN", `${this.vdev} was detached`)));
+      ends.use(backend);
+      return;
+    }
     ends.use(backend);
     ends.use(frontend);
     // A xenstore that has ended has nobody to tell.

@@ -19,7 +19,7 @@ import type { AttachedDisk } from "./attached-disk.ts";
 import { guarded, readAnswer, readerOf, sinkTo } from "./migrate.ts";
 import { writeGuest } from "./save.ts";
 import { writeWhole } from "./save-file.ts";
-import { RecordWriter, type RunRecord } from "./save-format.ts";
+import { type GuestRecord, RecordWriter, type RunRecord } from "./save-format.ts";
 
 /** "suspend", "poweroff", "reboot" and "crash" are reasons why it does not run (sched.h). */
 export type GuestState = "running" | ShutdownReason | "dead";
@@ -41,6 +41,7 @@ export class Guest implements AsyncDisposable {
   /** The disks that are attached to it now. */
   readonly disks: Set<AttachedDisk> = new Set();
   readonly #pages: OwnPages[] = [];
+  readonly #ended = new AbortController();
   #state: GuestState = "running";
 
   constructor(domain: EmbeddedDomain, parts: GuestParts) {
@@ -62,10 +63,22 @@ export class Guest implements AsyncDisposable {
     return this.#state;
   }
 
-  /** Pages and grant entries of the domain. */
-  get shape(): { readonly memoryPages: number; readonly grantEntries: number } {
-    const { pageCount: memoryPages, grantEntries } = this.domain.memory.shape;
-    return { memoryPages, grantEntries };
+  /** Aborted when it does not run any more and will not again. */
+  get ended(): AbortSignal {
+    return this.#ended.signal;
+  }
+
+  /** What it was made as. */
+  get shape(): Omit<GuestRecord, "type" | "domid" | "name"> {
+    const { pageCount, grantEntries, portCount, maptrackEntries } = this.domain.memory.shape;
+    return {
+      memoryPages: pageCount,
+      grantEntries,
+      portCount,
+      maptrackEntries,
+      shared: this.shared,
+      ring: this.#parts.options.xenstore === "ring",
+    };
   }
 
   /** Pages of the guest's own, in the order they were allocated: saved and restored with it, and so are their grants, under
@@ -120,7 +133,7 @@ export class Guest implements AsyncDisposable {
           await sink(writer.record({ type: "end" }));
         });
       } catch (error) {
-        if (ran) await this.#resume({ cancelled: true });
+        if (ran) await this.#goOn();
         throw error;
       }
       if (options.checkpoint !== true) {
@@ -154,7 +167,7 @@ export class Guest implements AsyncDisposable {
       refusal = await readAnswer(readerOf(stream));
     } catch (cause) {
       if (!sent) {
-        if (ran) await this.#resume({ cancelled: true });
+        if (ran) await this.#goOn();
         throw cause;
       }
       const message = `${this.name} was sent, and no answer came: if it runs there, destroy it here; if not, resume it`;
@@ -164,8 +177,13 @@ export class Guest implements AsyncDisposable {
       await this.#destroy(new XenError("ESHUTDOWN", `${this.name} has moved`));
       return;
     }
-    if (ran) await this.#resume({ cancelled: true });
+    if (ran) await this.#goOn();
     throw new XenError("ECONNREFUSED", `${this.name} was not taken: ${refusal}`);
+  }
+
+  /** The guest stays here after all. Why is the caller's to say: a disk that does not come back says so by its state. */
+  async #goOn(): Promise<void> {
+    await this.#resume({ cancelled: true }).catch(() => {});
   }
 
   /** Whether it ran before. */
@@ -218,6 +236,7 @@ export class Guest implements AsyncDisposable {
 
   async #destroy(error: XenError): Promise<void> {
     if (this.#state === "dead") return;
+    this.#ended.abort(error);
     await this.#abandon(error);
     this.#state = "dead";
     for (const pages of this.#pages.splice(0)) pages[Symbol.dispose]();
@@ -232,6 +251,8 @@ export class Guest implements AsyncDisposable {
   #stop(reason: ShutdownReason): void {
     this.#parts.embedded.shutdownDomain(this.domid, reason);
     this.#state = reason;
+    if (reason === "suspend") return;
+    this.#ended.abort(new XenError("ESHUTDOWN", `${this.name} does not run: ${reason}`));
   }
 
   #assert(state: GuestState): void {

@@ -251,18 +251,25 @@ export class Machine implements AsyncDisposable {
       ongivenup: (error) => void frontend?.abandon(error),
     });
     undo.use(backend);
-    const { signal } = options;
+    const signals = options.signal === undefined ? [] : [options.signal];
     frontend = await BlockFrontend.connect(guest.domain, paths.frontend, {
       clock: systemClock,
       reconnect,
       ...(options.frontend === undefined ? {} : { limits: options.frontend }),
-      ...(signal === undefined ? {} : { signal }),
+      signal: AbortSignal.any([guest.ended, ...signals]),
     });
     undo.use(frontend);
+    if (guest.state !== "running") {
+      // It was suspended or ended meanwhile, and cannot take its leave of the backend.
+      const error = new XenError("ESHUTDOWN", `${guest.name} does not run any more`);
+      await backend.close();
+      await frontend.abandon(error);
+      throw error;
+    }
     const inherited = inherit(frontend, requests);
     this.reactor.soon();
     const attached: AttachedDisk = new AttachedDisk({
-      domain: guest.domain,
+      guest,
       frontend,
       backend,
       spec: "driver" in disk ? disk : undefined,
@@ -297,7 +304,7 @@ export class Machine implements AsyncDisposable {
   async restore(path: string, options: RestoreOptions = {}): Promise<Guest> {
     const file = createReadStream(path);
     try {
-      return await restoreGuest(this.#nursery, new RecordReader(file), options);
+      return await restoreGuest(this.#nursery, new RecordReader(file, true), options);
     } finally {
       file.destroy();
     }

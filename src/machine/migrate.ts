@@ -6,6 +6,7 @@
  * opens them after it has read it. Whoever does not hear the other side knows that it does not know.
  */
 import { type Duplex, Readable } from "node:stream";
+import { oneLine } from "../util/one-line.ts";
 import { XenError } from "../xen/domain.ts";
 import type { Sink } from "./save.ts";
 import { RecordReader, RecordWriter } from "./save-format.ts";
@@ -33,9 +34,9 @@ export function guarded(stream: Duplex): Disposable {
 export async function readAnswer(reader: RecordReader): Promise<string | undefined> {
   const record = await reader.next();
   if (record.type !== "answer") throw new XenError("EPROTO", `a ${record.type} is no answer`);
-  return record.refusal === "" ? undefined : record.refusal;
+  return record.refusal === "" ? undefined : oneLine(record.refusal);
 }
 
 export async function writeAnswer(stream: Duplex, refusal: string): Promise<void> {
-  await sinkTo(stream)(new RecordWriter().record({ type: "answer", refusal }));
+  await sinkTo(stream)(new RecordWriter().record({ type: "answer", refusal: oneLine(refusal) }));
 }

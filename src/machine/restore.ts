@@ -6,11 +6,12 @@
  */
 import type { OutstandingRequest } from "../block/index.ts";
 import { type BlockStore, Operation, type StoreSpec } from "../store/block-store.ts";
+import { oneLine } from "../util/one-line.ts";
 import { type OwnPages, PAGE_SIZE, XenError, type XenStorePermission } from "../xen/domain.ts";
 import { isDomid } from "../xen/embedded/layout.ts";
 import type { Guest } from "./guest.ts";
 import type { AttachOptions, GuestOptions } from "./machine.ts";
-import { MAX_DISKS, MAX_NODES, MAX_REQUEST_BYTES_SAVED, MAX_REQUESTS } from "./save.ts";
+import { isMadeAnew, MAX_DISKS, MAX_NODES, MAX_REQUEST_BYTES_SAVED, MAX_REQUESTS } from "./save.ts";
 import {
   type GuestRecord,
   type NodeRecord,
@@ -53,8 +54,10 @@ export async function restoreGuest(
   if (first.type !== "guest") throw broken("it does not begin with a guest");
   await using undo = new AsyncDisposableStack();
   const { name = first.name } = options;
-  const { shared, memoryPages, grantEntries } = first;
-  const guest = undo.use(await create(nursery, { name, shared, memoryPages, grantEntries }));
+  const { memoryPages, grantEntries, portCount, maptrackEntries, shared, ring } = first;
+  const shape = { memoryPages, grantEntries, portCount, maptrackEntries, shared };
+  const store = ring ? ({ xenstore: "ring" } as const) : {};
+  const guest = undo.use(await create(nursery, { name, ...shape, ...store }));
   const restorer = new Restorer(nursery, guest, first);
   await restorer.readAll(reader);
   await restorer.attachAll(options);
@@ -145,14 +148,14 @@ class Restorer {
 
   async #node({ path, permissions, value }: NodeRecord): Promise<void> {
     if (++this.#nodes > MAX_NODES) throw broken(`it has more than ${MAX_NODES} nodes`);
+    if (isMadeAnew(path)) throw broken(`node ${oneLine(path)} is none of a saved guest`);
     const { domid } = this.#guest;
-    const own = permissions.map(({ domid: whose, access }) => ({
-      domid: whose === this.#saved.domid ? domid : whose,
-      access,
-    }));
-    if (!own.every(({ domid: whose }) => isDomid(whose))) {
-      throw broken(`node ${path} is of a domain that cannot be`);
-    }
+    const own = permissions.map(({ domid: whose, access }, i) => {
+      if (whose === this.#saved.domid) return { domid, access };
+      if (!isDomid(whose)) throw broken(`node ${oneLine(path)} is of a domain that cannot be`);
+      // What a node takes is its owner's to bear (XSA-352).
+      return { domid: i === 0 ? 0 : whose, access };
+    });
     await this.#nursery.writeNode(`/local/domain/${domid}/${path}`, value, own);
   }
 

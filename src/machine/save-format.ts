@@ -14,8 +14,6 @@ const MAGIC = "vbdksave";
 const VERSION = 1;
 const HEADER_BYTES = 16;
 const RECORD_HEADER_BYTES = 16;
-/** The longest request and what stands before its data; everything else is shorter. */
-const MAX_BODY_BYTES: number = MAX_REQUEST_BYTES + 4096;
 /** Pages of one record: what is read or written at once. */
 export const PAGES_PER_RECORD = 64;
 
@@ -30,6 +28,22 @@ export const RecordType = {
   answer: 8,
 } as const;
 
+/** Bytes of a body at most: what there can be of each, so that little is read before it is known to be too much. */
+const MAX_BODY_BYTES: Readonly<Record<keyof typeof RecordType, number>> = {
+  // 128 characters of four bytes.
+  guest: 24 + 512,
+  // Of the largest domain.
+  run: (1 << 22) * 8,
+  pages: 8 + PAGES_PER_RECORD * PAGE_SIZE,
+  // A path, a value and permissions each come in a message of 4096 bytes; permissions take more room here.
+  node: 4 + 3 * 4096 + 4096,
+  // What it is attached as stands in the xenstore, too, and is as short there.
+  disk: 65536,
+  request: 24 + MAX_REQUEST_BYTES,
+  end: 0,
+  answer: 4096,
+};
+
 /** The domain itself. */
 export interface GuestRecord {
   readonly type: "guest";
@@ -37,7 +51,11 @@ export interface GuestRecord {
   readonly domid: number;
   readonly memoryPages: number;
   readonly grantEntries: number;
+  readonly portCount: number;
+  readonly maptrackEntries: number;
   readonly shared: boolean;
+  /** It reaches the xenstore by a ring. */
+  readonly ring: boolean;
   readonly name: string;
 }
 
@@ -105,6 +123,12 @@ export type SaveRecord =
   | EndRecord
   | AnswerRecord;
 
+const typeNames: ReadonlyMap<number, keyof typeof RecordType> = new Map(
+  Object.entries(RecordType).map(([name, type]) => [type, name as keyof typeof RecordType]),
+);
+/** Bits of what a guest is. */
+const SHARED = 1;
+const RING = 2;
 const accesses = ["none", "read", "write", "both"] as const;
 const text = new TextDecoder("utf-8", { fatal: true });
 
@@ -123,8 +147,12 @@ export class RecordWriter {
     return bytes;
   }
 
+  /** Throws XenError("E2BIG") for what no reader takes. */
   record(record: SaveRecord): Uint8Array {
     const body = encodeBody(record);
+    if (body.length > MAX_BODY_BYTES[record.type]) {
+      throw new XenError("E2BIG", `a ${record.type} of ${body.length} bytes cannot be saved`);
+    }
     const bytes = Buffer.alloc(RECORD_HEADER_BYTES + body.length);
     bytes.writeUInt32LE(RecordType[record.type], 0);
     bytes.writeUInt32LE(body.length, 4);
@@ -147,7 +175,9 @@ function encodeBody(record: SaveRecord): Uint8Array {
         record.domid,
         record.memoryPages,
         record.grantEntries,
-        record.shared ? 1 : 0,
+        record.portCount,
+        record.maptrackEntries,
+        (record.shared ? SHARED : 0) | (record.ring ? RING : 0),
       ]);
       return Buffer.concat([new Uint8Array(words.buffer), Buffer.from(record.name)]);
     }
@@ -199,10 +229,13 @@ function encodeBody(record: SaveRecord): Uint8Array {
 export class RecordReader {
   readonly #chunks: AsyncIterator<Uint8Array>;
   #bytes: Buffer = Buffer.alloc(0);
+  readonly #whole: boolean;
   #number = 0;
 
-  constructor(chunks: AsyncIterable<Uint8Array>) {
+  /** `whole`: nothing may come after the end. */
+  constructor(chunks: AsyncIterable<Uint8Array>, whole: boolean = false) {
     this.#chunks = chunks[Symbol.asyncIterator]();
+    this.#whole = whole;
   }
 
   async header(): Promise<void> {
@@ -217,16 +250,25 @@ export class RecordReader {
     const header = await this.#take(RECORD_HEADER_BYTES);
     const length = header.readUInt32LE(4);
     const which = `record ${this.#number}`;
-    if (length > MAX_BODY_BYTES) throw damaged(`${which} claims ${length} bytes`);
+    const type = typeNames.get(header.readUInt32LE(0));
+    if (type === undefined) throw damaged(`${which} is of no type that there is`);
+    if (length > MAX_BODY_BYTES[type]) throw damaged(`${which} claims ${length} bytes`);
     const record = Buffer.concat([header, await this.#take(length)]);
     if (record.readUInt32LE(12) !== checkSum(record)) {
       throw damaged(`the check sum of ${which} is wrong`);
     }
     if (record.readUInt32LE(8) !== this.#number) throw damaged(`${which} is missing`);
-    const decoded = decodeBody(record.readUInt32LE(0), record.subarray(RECORD_HEADER_BYTES));
+    const decoded = decodeBody(type, record.subarray(RECORD_HEADER_BYTES));
     if (decoded === undefined) throw damaged(`${which} has a body that does not fit its type`);
     this.#number++;
+    if (type === "end" && this.#whole && !(await this.#exhausted())) {
+      throw damaged("something comes after its end");
+    }
     return decoded;
+  }
+
+  async #exhausted(): Promise<boolean> {
+    return this.#bytes.length === 0 && (await this.#chunks.next()).done === true;
   }
 
   /** Reads what is left and forgets it, so that whoever writes comes to his end. */
@@ -250,28 +292,26 @@ export class RecordReader {
 }
 
 /** undefined where the body is not one of that type. */
-function decodeBody(type: number, body: Buffer): SaveRecord | undefined {
+function decodeBody(type: keyof typeof RecordType, body: Buffer): SaveRecord | undefined {
   switch (type) {
-    case RecordType.guest:
+    case "guest":
       return decodeGuest(body);
-    case RecordType.run:
+    case "run":
       return decodeRun(body);
-    case RecordType.pages:
+    case "pages":
       return decodePages(body);
-    case RecordType.node:
+    case "node":
       return decodeNode(body);
-    case RecordType.disk:
+    case "disk":
       return decodeDisk(body);
-    case RecordType.request:
+    case "request":
       return decodeRequest(body);
-    case RecordType.end:
+    case "end":
       return body.length === 0 ? { type: "end" } : undefined;
-    case RecordType.answer: {
+    case "answer": {
       const refusal = decodeText(body);
       return refusal === undefined ? undefined : { type: "answer", refusal };
     }
-    default:
-      return undefined;
   }
 }
 
@@ -284,16 +324,19 @@ function decodeText(bytes: Uint8Array): string | undefined {
 }
 
 function decodeGuest(body: Buffer): GuestRecord | undefined {
-  if (body.length < 16) return undefined;
-  const name = decodeText(body.subarray(16));
-  const flags = body.readUInt32LE(12);
-  if (name === undefined || flags > 1) return undefined;
+  if (body.length < 24) return undefined;
+  const name = decodeText(body.subarray(24));
+  const flags = body.readUInt32LE(20);
+  if (name === undefined || flags > (SHARED | RING)) return undefined;
   return {
     type: "guest",
     domid: body.readUInt32LE(0),
     memoryPages: body.readUInt32LE(4),
     grantEntries: body.readUInt32LE(8),
-    shared: flags === 1,
+    portCount: body.readUInt32LE(12),
+    maptrackEntries: body.readUInt32LE(16),
+    shared: (flags & SHARED) !== 0,
+    ring: (flags & RING) !== 0,
     name,
   };
 }

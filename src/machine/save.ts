@@ -1,6 +1,7 @@
 /** Writes a suspended guest as a stream of records (docs/save-format.md). */
 import { Operation } from "../store/block-store.ts";
 import { PAGE_SIZE, XenError, type XenStore } from "../xen/domain.ts";
+import type { AttachedDisk } from "./attached-disk.ts";
 import type { Guest } from "./guest.ts";
 import {
   PAGES_PER_RECORD,
@@ -14,11 +15,12 @@ import { savedDisk } from "./saved-disk.ts";
 export type Sink = (bytes: Uint8Array) => Promise<void>;
 
 /** Nodes of one guest: a guest of its own may have a thousand, and what domain 0 puts below it is bounded, too. */
-export const MAX_NODES = 65536;
+export const MAX_NODES = 8192;
 export const MAX_DISKS = 1024;
 /** Bytes of all requests that had not been answered; a guest has a few MiB in flight. */
 export const MAX_REQUEST_BYTES_SAVED: number = 1 << 30;
-export const MAX_REQUESTS: number = 1 << 20;
+/** As many as the largest rings hold, twice. */
+export const MAX_REQUESTS = 65536;
 
 /** All but the end, which says that whoever reads may go on. Requests are those of this moment. */
 export async function writeGuest(
@@ -28,17 +30,19 @@ export async function writeGuest(
   sink: Sink,
 ): Promise<void> {
   // In one step: what is answered from here on is done once more by whoever restores it.
-  const requests = [...requestsOf(guest)];
+  const disks = [...guest.disks];
+  const requests = [...requestsOf(guest.name, disks)];
   const put = (record: SaveRecord): Promise<void> => sink(writer.record(record));
   await sink(writer.header());
-  const { memoryPages, grantEntries } = guest.shape;
-  const { domid, name, shared } = guest;
-  await put({ type: "guest", domid, memoryPages, grantEntries, shared, name });
+  await put({ type: "guest", domid: guest.domid, name: guest.name, ...guest.shape });
   for (const run of guest.pages)
     await put({ type: "run", grants: grantsOf(guest, run.references) });
   for (const record of pagesOf(guest)) await put(record);
   for await (const record of nodesOf(guest, toolstack)) await put(record);
-  for (const disk of guest.disks) await put({ type: "disk", disk: savedDisk(disk) });
+  if (disks.length > MAX_DISKS) {
+    throw new XenError("E2BIG", `${guest.name} has more than ${MAX_DISKS} disks`);
+  }
+  for (const disk of disks) await put({ type: "disk", disk: savedDisk(disk) });
   for (const record of requests) await put(record);
 }
 
@@ -70,7 +74,12 @@ function isZero(bytes: Uint8Array, start: number): boolean {
   return Buffer.compare(bytes.subarray(start, start + PAGE_SIZE), ZEROES) === 0;
 }
 
-/** Every node below the guest's own directory but those that attaching its disks makes anew. */
+/** Whether a node of the guest's directory is not saved: the machine that makes a guest and attaches its disks writes it. */
+export function isMadeAnew(path: string): boolean {
+  return path === "name" || path === "domid" || path === "vm" || /^device\/vbd(\/|$)/.test(path);
+}
+
+/** Every node below the guest's own directory that is not made anew. */
 async function* nodesOf(guest: Guest, toolstack: XenStore): AsyncGenerator<SaveRecord> {
   const root = `/local/domain/${guest.domid}`;
   const left = [""];
@@ -79,7 +88,7 @@ async function* nodesOf(guest: Guest, toolstack: XenStore): AsyncGenerator<SaveR
     const names = (await toolstack.list(`${root}${path}`)) ?? [];
     for (const name of names) {
       const below = `${path}/${name}`;
-      if (below === "/device/vbd" || below === "/domid" || below === "/name") continue;
+      if (isMadeAnew(below.slice(1))) continue;
       const value = await toolstack.readBytes(`${root}${below}`);
       const permissions = await toolstack.getPermissions(`${root}${below}`);
       if (value === undefined || permissions === undefined) continue;
@@ -92,15 +101,15 @@ async function* nodesOf(guest: Guest, toolstack: XenStore): AsyncGenerator<SaveR
   }
 }
 
-function* requestsOf(guest: Guest): Generator<SaveRecord> {
+function* requestsOf(guest: string, disks: readonly AttachedDisk[]): Generator<SaveRecord> {
   let byteLength = 0;
   let count = 0;
-  for (const [disk, { frontend }] of [...guest.disks].entries()) {
+  for (const [disk, { frontend }] of disks.entries()) {
     for (const request of frontend.outstanding()) {
       count++;
       if (request.operation <= Operation.write) byteLength += request.length;
       if (byteLength > MAX_REQUEST_BYTES_SAVED || count > MAX_REQUESTS) {
-        throw new XenError("E2BIG", `${guest.name} has too much in flight to be saved`);
+        throw new XenError("E2BIG", `${guest} has too much in flight to be saved`);
       }
       yield { type: "request", disk, ...request };
     }

@@ -7,7 +7,9 @@ import {
   type FrontendLimits,
 } from "../block/index.ts";
 import type { EngineChoice, StoreSpec } from "../store/block-store.ts";
+import { oneLine } from "../util/one-line.ts";
 import { XenError } from "../xen/domain.ts";
+import type { BackendKind } from "../xen/vbd.ts";
 import type { AttachedDisk, Link } from "./attached-disk.ts";
 
 export interface SavedDisk {
@@ -15,6 +17,9 @@ export interface SavedDisk {
   readonly vdev: string;
   readonly link: Link;
   readonly readOnly: boolean;
+  readonly cdrom: boolean;
+  readonly removable: boolean;
+  readonly kind: BackendKind;
   readonly reconnect: boolean;
   readonly engine: EngineChoice;
   readonly frontend: Partial<FrontendLimits>;
@@ -28,6 +33,9 @@ export function savedDisk({ vdev, spec, options }: AttachedDisk): SavedDisk {
     vdev,
     link: options.link ?? "thread",
     readOnly: options.readOnly === true,
+    cdrom: options.cdrom === true,
+    removable: options.removable === true,
+    kind: options.kind ?? "vbd",
     reconnect: options.reconnect === true,
     engine: options.engine ?? "auto",
     frontend: options.frontend ?? {},
@@ -37,6 +45,7 @@ export function savedDisk({ vdev, spec, options }: AttachedDisk): SavedDisk {
 }
 
 const links: readonly unknown[] = ["thread", "worker", "process"] satisfies Link[];
+const kinds: readonly unknown[] = ["vbd", "vbd3", "qdisk"] satisfies BackendKind[];
 const engines: readonly unknown[] = ["auto", "io_uring", "pread", "libuv"] satisfies EngineChoice[];
 const protocols: readonly unknown[] = [
   "x86_64-abi",
@@ -47,12 +56,17 @@ const sectorSizes: readonly unknown[] = [512, 4096] satisfies BackendLimits["sec
 
 /** Throws XenError("EINVAL") with the field that is none. */
 export function parseSavedDisk(value: unknown): SavedDisk {
-  const { vdev, link, readOnly, reconnect, engine, frontend, backend, spec } = recordOf(value, "");
-  assertThat(typeof vdev === "string", "vdev");
+  const { vdev, link, kind, engine, frontend, backend, spec, ...rest } = recordOf(value, "JSON");
+  const { readOnly, cdrom, removable, reconnect, ...unknown } = rest;
+  assertThat(isWord(vdev), "vdev");
   assertThat(links.includes(link), "link");
-  assertThat(typeof readOnly === "boolean", "readOnly");
-  assertThat(typeof reconnect === "boolean", "reconnect");
+  assertThat(kinds.includes(kind), "kind");
   assertThat(engines.includes(engine), "engine");
+  for (const [name, flag] of Object.entries({ readOnly, cdrom, removable, reconnect })) {
+    assertThat(typeof flag === "boolean", name);
+  }
+  // It would be taken for an option of attach().
+  for (const name of Object.keys(unknown)) assertThat(false, name);
   checkLimits(frontend, defaultFrontendLimits, "frontend");
   checkLimits(backend, defaultBackendLimits, "backend");
   if (spec !== null) checkSpec(spec);
@@ -73,22 +87,26 @@ function checkLimits(value: unknown, defaults: object, what: string): void {
 
 function checkSpec(value: unknown): void {
   const { driver, parameters, filters, guessed } = recordOf(value, "spec");
-  assertThat(typeof driver === "string", "spec.driver");
+  assertThat(isWord(driver), "spec.driver");
   checkParameters(parameters, "spec.parameters");
   assertThat(Array.isArray(filters), "spec.filters");
   for (const filter of filters as unknown[]) {
     const { name, parameters: its } = recordOf(filter, "spec.filters");
-    assertThat(typeof name === "string", "spec.filters.name");
+    assertThat(isWord(name), "spec.filters.name");
     checkParameters(its, "spec.filters.parameters");
   }
   assertThat(guessed === undefined || typeof guessed === "boolean", "spec.guessed");
 }
 
 function checkParameters(value: unknown, what: string): void {
-  assertThat(
-    Object.values(recordOf(value, what)).every((each) => typeof each === "string"),
-    what,
-  );
+  for (const [name, text] of Object.entries(recordOf(value, what))) {
+    assertThat(isWord(name) && typeof text === "string", what);
+  }
+}
+
+/** What things are called, and what an error says of them. */
+function isWord(value: unknown): boolean {
+  return typeof value === "string" && /^[\w-]{1,64}$/.test(value);
 }
 
 function recordOf(value: unknown, what: string): Readonly<Record<string, unknown>> {
@@ -97,5 +115,6 @@ function recordOf(value: unknown, what: string): Readonly<Record<string, unknown
 }
 
 function assertThat(holds: boolean, what: string): void {
-  if (!holds) throw new XenError("EINVAL", `the saved guest has a disk that is none: ${what}`);
+  if (holds) return;
+  throw new XenError("EINVAL", `the saved guest has a disk that is none: ${oneLine(what)}`);
 }

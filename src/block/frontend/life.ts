@@ -323,6 +323,7 @@ export class FrontendLife implements QueueOwner, AsyncDisposable {
     this.#otherendClosed = Promise.withResolvers();
     const { protocol, persistent, dialect } = this.limits;
     const limits = await readRingLimits(store, otherendPath, this.limits);
+    if (this.#disposal !== undefined) return;
     const offer = RingOffer.allocate(this.#domain, otherendId, limits, protocol);
     this.#offer = offer;
     await store.transaction(async (operations) => {
@@ -342,6 +343,7 @@ export class FrontendLife implements QueueOwner, AsyncDisposable {
     if (this.#disposal !== undefined) return;
     const { otherendPath, otherendId } = this.#device;
     const device: Device = await readDevice(this.#domain.store, otherendPath, this.limits.dialect);
+    if (this.#disposal !== undefined) return;
     const connection = new Connection({
       domain: this.#domain,
       clock: this.#options.clock,
@@ -418,9 +420,10 @@ export class FrontendLife implements QueueOwner, AsyncDisposable {
     this.#connected.reject(error);
     this.#announce(error);
     this.dispatcher.fail(errnoOf(error));
-    await this.#device[Symbol.asyncDispose]();
     this.#drop();
     this.#former.dispose();
+    // Not awaited: a domain that does not run hears no answer of the store, and one that ended has none.
+    void this.#device[Symbol.asyncDispose]().catch(() => {});
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -441,12 +444,16 @@ export class FrontendLife implements QueueOwner, AsyncDisposable {
     if (answers) await this.#within(this.dispatcher.idle(), CLOSE_TIMEOUT_MILLISECONDS);
     this.dispatcher.fail(Errno.EIO);
     const known = this.#offer !== undefined || this.#info !== undefined;
-    if (known && this.#device.state !== XenbusState.closed) {
+    let said = this.#device.state === XenbusState.closed;
+    if (known && !said) {
       await this.#device.switchState(XenbusState.closing).catch(() => {});
-      await this.#device.switchState(XenbusState.closed).catch(() => {});
+      said = await this.#device.switchState(XenbusState.closed).then(
+        () => true,
+        () => false,
+      );
     }
     // The backend unmaps when it sees Closed, so that our pages are ours again.
-    if (this.#offer !== undefined) {
+    if (said && this.#offer !== undefined) {
       await this.#within(this.#otherendClosed.promise, CLOSE_TIMEOUT_MILLISECONDS);
     }
     await this.#device[Symbol.asyncDispose]();

@@ -40,6 +40,8 @@ export class OwnGrants {
   #freeCount: number;
   /** PageState of each ordinary page, from the first. */
   readonly #pages: Uint8Array;
+  /** No page before it can be had, so that many runs are found in one pass. */
+  #lowest = 0;
   #waiters: Waiter[] = [];
 
   /** `freed` is called when someone who waits for entries can be served: call `serveWaiters` soon. */
@@ -91,7 +93,8 @@ export class OwnGrants {
   /** First fit. */
   #findRun(pageCount: number): number {
     let run = 0;
-    for (let page = 0; page < this.#pages.length; page++) {
+    while (this.#pages[this.#lowest]! > PageState.free) this.#lowest++;
+    for (let page = this.#lowest; page < this.#pages.length; page++) {
       run = this.#pages[page]! <= PageState.free ? run + 1 : 0;
       if (run === pageCount) return page + 1 - pageCount;
     }
@@ -134,6 +137,7 @@ export class OwnGrants {
   /** Takes pages back; `references` are those of pages whose access could not be ended. */
   giveBack(start: number, references: Uint32Array): void {
     const first = start / PAGE_SIZE - this.#memory.shape.firstFrame;
+    this.#lowest = Math.min(this.#lowest, first);
     references.forEach((reference, i) => {
       invariant(this.#pages[first + i] === PageState.used, "a page is given back twice");
       this.#pages[first + i] = reference === 0 ? PageState.free : PageState.quarantined;
