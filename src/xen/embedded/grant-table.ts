@@ -107,6 +107,11 @@ export class EmbeddedGrantTable implements GrantTable, Disposable {
     return { bytes, [Symbol.dispose]: () => ends.dispose() };
   }
 
+  /** Another domain has died: its memory goes with the last mapping of it. */
+  forget(domid: number): void {
+    this.#peers.forget(domid);
+  }
+
   whenFree(count: number, callback: () => void): Disposable {
     return this.#own.whenFree(count, callback);
   }

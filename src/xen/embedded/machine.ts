@@ -217,7 +217,9 @@ export class EmbeddedMachine implements AsyncDisposable {
     await resident.domain?.[Symbol.asyncDispose]();
     resident.memory.markDead();
     for (const other of this.#residents.values()) {
-      if (other !== resident) revoke(domid, other.memory);
+      if (other === resident) continue;
+      revoke(domid, other.memory);
+      other.domain?.grants.forget(domid);
     }
     this.#neighbours.delete(domid);
     this.#announce({ ended: domid });

@@ -148,6 +148,14 @@ export class PeerGrants {
     return granter;
   }
 
+  /** The domain has died, and nobody will look for it again: without mappings of its pages, nothing keeps its memory. */
+  forget(domid: number): void {
+    const known = this.#granters.get(domid);
+    if (known === undefined || known.mapped > 0) return;
+    this.#granters.delete(domid);
+    known.memory.release();
+  }
+
   /** Lets go of the memory of a domain that died, or whose number names another by now. */
   #letGoIfEnded(granter: Granter): void {
     const { domid } = granter.memory.shape;

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
-import { existsSync, mkdtempSync, readdirSync, rmSync, statSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readlinkSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import test from "node:test";
@@ -146,6 +146,32 @@ test("pages that lie apart are mapped side by side where the memory is shared", 
   assert.equal(back.grants.counters.mapped, 0);
   for (let i = 0; i < 4; i++) assert.ok(pages.endAccess(i));
 });
+
+test("the memory of a domain that has ended goes, though others had mapped its pages before", async () => {
+  const held = () => readdirSync("/proc/self/fd").filter((each) => isMemoryOfDomain(each)).length;
+  await using machine = await EmbeddedMachine.create();
+  const back = await machine.createDomain(2);
+  for (const unmapsFirst of [true, false]) {
+    const front = await machine.createDomain(1, { shared: true });
+    const pages = grantOne(front, 2);
+    const ring = back.grants.mapContiguous(1, [pages.references[0]!], false);
+    assert.ok(typeof ring === "object");
+    pages[Symbol.dispose]();
+    if (unmapsFirst) ring[Symbol.dispose]();
+    assert.equal(held(), 1);
+    await machine.destroyDomain(1);
+    ring[Symbol.dispose]();
+    assert.equal(held(), 0);
+  }
+});
+
+function isMemoryOfDomain(descriptor: string): boolean {
+  try {
+    return readlinkSync(`/proc/self/fd/${descriptor}`).includes("memfd:domain-1");
+  } catch {
+    return false;
+  }
+}
 
 test("a number is taken until its domain has ended, however it ended", async () => {
   await using machine = await EmbeddedMachine.create();
