@@ -42,7 +42,7 @@ const packages = [
   "xz-utils",
 ];
 /** What the first root of dom0 loads to find the second. */
-const bootModules = [
+const dom0BootModules = [
   "virtio_pci",
   "virtio_blk",
   "virtio_console",
@@ -51,9 +51,18 @@ const bootModules = [
   "squashfs",
   "overlay",
 ];
+/** What a guest loads. */
+const guestModules = ["xen-blkfront", "ext4", "crc32c_generic", "squashfs", "overlay"];
+/** The commands of a first root; all of them are busybox. */
+const commands = [
+  ..."base64 cat cp dd echo grep insmod kill ls mkdir mknod mount poweroff ps rm sh sleep stty switch_root sync".split(
+    " ",
+  ),
+  ..."umount usleep".split(" "),
+];
 /** For modprobe(8) in dom0. */
 const dom0Modules = [
-  ...bootModules,
+  ...dom0BootModules,
   ...[
     "xenfs",
     "xen-gntdev",
@@ -132,12 +141,25 @@ async function make(system: UnpackedSystem, folder: string): Promise<void> {
     const modules = new KernelModules(system.path(`usr/lib/modules/${version}`));
     const busybox = readFileSync(system.path("usr/bin/busybox"));
 
+    const vmlinux = extractVmlinux(file("vmlinuz-*"), system);
     await writeFile(join(images, "xen"), gunzipSync(file("xen-*.gz")));
-    await writeFile(join(images, "vmlinux"), extractVmlinux(file("vmlinuz-*"), system));
-    await writeFile(join(images, "initramfs"), cpio(dom0Initramfs(busybox, modules)));
+    await writeFile(join(images, "vmlinux"), vmlinux);
+    await writeFile(
+      join(images, "initramfs"),
+      initramfs(busybox, modules, dom0BootModules, { init: "root/initramfs-init" }),
+    );
     const root = join(work, "root");
     await run("cp", ["--archive", "--link", system.root, root]);
     await completeRoot(root, version, modules);
+    const forGuests = join(root, "usr/lib/xen-lab");
+    await writeFile(join(forGuests, "vmlinux"), vmlinux);
+    await writeFile(
+      join(forGuests, "guest-initramfs"),
+      initramfs(busybox, modules, guestModules, {
+        init: "guest/initramfs-init",
+        agent: "guest/agent",
+      }),
+    );
     const plain = ["-noI", "-noD", "-noF", "-noX", "-all-root", "-no-progress", "-quiet"];
     const [program, ...words] = system.command("usr/bin/mksquashfs");
     await run(program, [...words, root, join(images, "root.squashfs"), ...plain]);
@@ -149,29 +171,41 @@ async function make(system: UnpackedSystem, folder: string): Promise<void> {
   }
 }
 
-function dom0Initramfs(busybox: Buffer, modules: KernelModules): CpioEntry[] {
-  const folders = ["bin", "dev", "lower", "modules", "root", "upper"];
-  const commands = ["insmod", "mkdir", "mount", "sh", "switch_root", "usleep"];
-  return [
+/** Busybox, modules in the order of loading, and scripts. */
+function initramfs(
+  busybox: Buffer,
+  modules: KernelModules,
+  names: readonly string[],
+  scripts: Readonly<Record<string, string>>,
+): Buffer {
+  const folders = ["bin", "dev", "lower", "modules", "proc", "root", "run", "sys", "upper"];
+  return cpio([
     ...folders.map((name): CpioEntry => ({ name, kind: "directory" })),
     { name: "bin/busybox", kind: "file", content: busybox, executable: true },
     ...commands.map(
       (name): CpioEntry => ({ name: `bin/${name}`, kind: "link", target: "busybox" }),
     ),
-    ...modules.withNeeds(bootModules).map(
+    ...modules.withNeeds(names).map(
       ({ name, content }, index): CpioEntry => ({
-        // In the order of loading, which is that of a shell's "*".
+        // The order of a shell's "*" is that of loading.
         name: `modules/${String(index).padStart(2, "0")}-${name}`,
         kind: "file",
         content,
       }),
     ),
-    { name: "init", kind: "file", content: script("initramfs-init"), executable: true },
-  ];
+    ...Object.entries(scripts).map(
+      ([name, source]): CpioEntry => ({
+        name,
+        kind: "file",
+        content: script(source),
+        executable: true,
+      }),
+    ),
+  ]);
 }
 
 function script(name: string): Buffer {
-  return readFileSync(join(import.meta.dirname, "root", name));
+  return readFileSync(join(import.meta.dirname, name));
 }
 
 /** The files are links to the unpacked packages: they are replaced, never written to. */
@@ -203,10 +237,12 @@ async function completeRoot(root: string, version: string, modules: KernelModule
     await symlink("/usr/bin/busybox", join(root, place, name));
   }
 
-  await replace("init", script("init"), 0o755);
-  await replace("usr/lib/xen-lab/agent", script("agent"), 0o755);
-  await replace("usr/local/bin/vbdkit", script("vbdkit"), 0o755);
-  await replace("etc/profile", script("profile"));
+  await replace("init", script("root/init"), 0o755);
+  await replace("usr/lib/xen-lab/agent", script("root/agent"), 0o755);
+  await replace("usr/local/bin/start-qdisk", script("root/start-qdisk"), 0o755);
+  await replace("usr/local/bin/vbdkit", script("root/vbdkit"), 0o755);
+  await replace("etc/xen/scripts/block", script("root/block"), 0o755);
+  await replace("etc/profile", script("root/profile"));
   await replace(
     "etc/passwd",
     "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534::/:/bin/false\n",

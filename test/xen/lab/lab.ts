@@ -36,6 +36,8 @@ export interface LabOptions {
   readonly dom0Mebibytes?: number;
   /** MiB for guests, beside dom0. */
   readonly guestMebibytes?: number;
+  /** A second console in dom0, for shell(). */
+  readonly shell?: boolean;
   /** Further words of Xen's command line. */
   readonly xen?: string;
   /** Further words of dom0's kernel command line. */
@@ -140,6 +142,27 @@ export class Lab implements AsyncDisposable {
     };
   }
 
+  /** A prompt of dom0 on this process's terminal, until its end; resolves with the status of the shell. */
+  async shell(): Promise<number> {
+    const terminal = this.#qemu.stdio[4] as Socket;
+    const { columns = 80, rows = 24 } = process.stdout;
+    await using running = await this.start(
+      `export TERM='${process.env.TERM ?? "dumb"}'\nexec <>/dev/hvc1 >&0 2>&0\n` +
+        `stty sane cols ${columns} rows ${rows}\nexec setsid --ctty --wait bash -i`,
+    );
+    const { stdin, stdout } = process;
+    terminal.pipe(stdout, { end: false });
+    stdin.pipe(terminal);
+    if (stdin.isTTY) stdin.setRawMode(true);
+    try {
+      return (await running.outcome).status;
+    } finally {
+      if (stdin.isTTY) stdin.setRawMode(false);
+      stdin.unpipe(terminal);
+      stdin.destroy();
+    }
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     // Nothing in there is worth an orderly end.
     if (this.#qemu.exitCode === null && this.#qemu.signalCode === null) {
@@ -218,6 +241,9 @@ async function startQemu(
     ...["-drive", `file=${images.root},format=raw,if=none,id=root,readonly=on`],
     ...["-device", "virtio-blk-pci,drive=root", "-device", "virtio-serial-pci"],
     ...["-chardev", "socket,id=agent,fd=3", "-device", "virtserialport,chardev=agent,name=agent"],
+    ...(options.shell === true
+      ? ["-chardev", "socket,id=shell,fd=4", "-device", "virtconsole,chardev=shell"]
+      : []),
     ...share("lab", folder),
     ...share("compile-cache", images.compileCache),
     ...share("checkout", CHECKOUT, ",readonly=on"),
@@ -230,7 +256,7 @@ async function startQemu(
   const program = system.command("usr/bin/qemu-system-x86_64");
   const child = spawn("setpriv", ["--pdeathsig", "KILL", ...program, ...words], {
     env: { ...process.env, QEMU_MODULE_DIR: system.path("usr/lib/x86_64-linux-gnu/qemu") },
-    stdio: ["ignore", log, log, "pipe"],
+    stdio: ["ignore", log, log, "pipe", "pipe"],
   });
   closeSync(log);
   await once(child, "spawn");
