@@ -10,6 +10,8 @@ export interface ListenOptions {
   ip?: string;
   xenstore?: string;
   machine?: string;
+  /** Of `machine` alone. */
+  state?: string;
 }
 
 /** Of `serve` and `attach`: how a disk is opened, and what both ends of its ring may agree on. */

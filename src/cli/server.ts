@@ -59,6 +59,8 @@ export async function startServer(
       // Whoever is told of them may be in another folder.
       ...(options.machine === undefined ? {} : { directory: resolve(options.machine) }),
       ...(options.xenstore === undefined ? {} : { xenstoreSocket: resolve(options.xenstore) }),
+      ...(options.state === undefined ? {} : { state: resolve(options.state) }),
+      onStateNote: (line) => process.stderr.write(`vbdkit: ${line}\n`),
       ontrace: ({ kind, message }) => {
         // A ring that was halted or a device that failed is told in any case: somebody's disk stands still.
         const grave = kind === "halted" || kind === "failed";

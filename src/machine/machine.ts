@@ -28,6 +28,7 @@ import {
   vbdPaths,
 } from "../xen/toolstack.ts";
 import { type BackendKind, parseVdev, vdevName } from "../xen/vbd.ts";
+import { XenStoreClient } from "../xen/xenstore/client.ts";
 import { AttachedDisk, type Link } from "./attached-disk.ts";
 import { type BackendLink, localBackend, remoteBackend } from "./backend-link.ts";
 import { Guest } from "./guest.ts";
@@ -45,6 +46,11 @@ export interface MachineOptions {
   readonly xenstoreSocket?: string;
   /** The thread's own if absent: then the stores that openStore() opens fit. */
   readonly reactor?: Reactor;
+  /** File in which the xenstore outlives the machine (docs/xenstore.md): what people and programs wrote there. Domains of
+   * an earlier machine are no more, and neither is what toolstacks write for them: /local/domain, /libxl and /vm. */
+  readonly state?: string;
+  /** What a person may want to know of that file. */
+  readonly onStateNote?: (line: string) => void;
   /** What happens to vbds that a person may want to know. */
   readonly ontrace?: (event: BackendEvent) => void;
 }
@@ -75,6 +81,12 @@ export interface GuestOptions extends DomainOptions {
   readonly name?: string;
 }
 
+/** Whom the nodes that a toolstack wrote are about is no more. */
+async function forgetDomains({ xenstore }: EmbeddedMachine): Promise<void> {
+  await using store = new XenStoreClient(xenstore.connect(DOM0));
+  for (const path of ["/local/domain", "/libxl", "/vm"]) await store.remove(path);
+}
+
 /** A domain's name is shown in lists and is part of nothing else. */
 const MAX_NAME_CHARACTERS = 128;
 
@@ -102,13 +114,17 @@ export class Machine implements AsyncDisposable {
   #disposal: Promise<void> | undefined = undefined;
 
   static async start(options: MachineOptions = {}): Promise<Machine> {
-    const { directory } = options;
+    const { directory, state, onStateNote } = options;
     const reactor = options.reactor ?? threadReactor();
     const embedded = await EmbeddedMachine.create({
       reactor,
       ...(directory === undefined ? {} : { directory }),
+      ...(state === undefined
+        ? {}
+        : { state: { file: state, ...(onStateNote && { onNote: onStateNote }) } }),
     });
     try {
+      if (state !== undefined) await forgetDomains(embedded);
       const socket = options.xenstoreSocket ?? join(embedded.directory, "xenstored.sock");
       await embedded.xenstore.listen(socket);
       const dom0 = await embedded.createDomain(DOM0);

@@ -18,13 +18,19 @@ export function machineCommand(): Command {
   const command = new Command("machine")
     .description("run a machine with guests, to which other commands attach disks")
     .argument("[DOMAIN...]", "names of its guests (default: guest1)");
-  addListenOptions(command);
+  addListenOptions(command).option(
+    "--state <FILE>",
+    "the xenstore outlives the machine in this file",
+  );
   return addRunOptions(command)
     .addHelpText(
       "after",
       `
 Domain-0 is always there: it has the backends and the xenstore. An attached disk is an NBD export, DOMAIN/VDEV.
 Ctrl-C detaches the disks and removes the sockets; once more, a second later, ends at once.
+
+With --state, what people and programs wrote into the xenstore is there again next time, also after a crash; what is
+about the domains of the machine before (/local/domain, /libxl, /vm) is not.
 
 Examples:
   vbdkit machine

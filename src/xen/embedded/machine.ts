@@ -13,7 +13,7 @@ import { type Reactor, threadReactor } from "../../io/reactor.ts";
 import { createSharedMemory } from "../../io/shared-memory.ts";
 import { PAGE_SIZE, XenError } from "../domain.ts";
 import { XenStoreClient } from "../xenstore/client.ts";
-import { XenStoreDaemon } from "../xenstore/daemon.ts";
+import { XenStoreDaemon, type XenStoreStateOptions } from "../xenstore/daemon.ts";
 import { openDomainRing } from "../xenstore/ring-service.ts";
 import { listen, openProcessBell, returnThreadBell, takeThreadBell } from "./bell.ts";
 import { revoke } from "./death.ts";
@@ -31,6 +31,9 @@ export interface MachineOptions {
   readonly directory?: string;
   /** Of the domains that live on this thread; the thread's own where none is given. */
   readonly reactor?: Reactor;
+  /** Where the xenstore outlives the machine. Its domains do not: of those that an earlier machine had, nothing is left
+   * that they own. */
+  readonly state?: XenStoreStateOptions;
   /** Pages of a domain, where it does not say; DEFAULT_MEMORY_PAGES. */
   readonly memoryPages?: number;
 }
@@ -78,12 +81,7 @@ export const ShutdownReason = { poweroff: 0, reboot: 1, suspend: 2, crash: 3 } a
 export type ShutdownReason = keyof typeof ShutdownReason;
 
 export class EmbeddedMachine implements AsyncDisposable {
-  readonly xenstore: XenStoreDaemon = new XenStoreDaemon({
-    openRing: (domid, port) => {
-      const store = this.#residents.get(STORE_DOMID)?.domain;
-      return store === undefined ? undefined : openDomainRing(store, domid, port);
-    },
-  });
+  readonly xenstore: XenStoreDaemon;
   readonly reactor: Reactor;
   readonly #folder: MachineFolder;
   readonly #memoryPages: number;
@@ -96,11 +94,20 @@ export class EmbeddedMachine implements AsyncDisposable {
   #threads = false;
   #storeDomain: Promise<unknown> | undefined;
 
-  static create(options: MachineOptions = {}): Promise<EmbeddedMachine> {
-    return Promise.resolve(new EmbeddedMachine(options));
+  /** Rejects with XenError where the xenstore's state cannot be had. */
+  static async create(options: MachineOptions = {}): Promise<EmbeddedMachine> {
+    return new EmbeddedMachine(options);
   }
 
   private constructor(options: MachineOptions) {
+    this.xenstore = new XenStoreDaemon({
+      openRing: (domid, port) => {
+        const store = this.#residents.get(STORE_DOMID)?.domain;
+        return store === undefined ? undefined : openDomainRing(store, domid, port);
+      },
+      // Asked of those that an earlier machine had, before there is any here.
+      ...(options.state && { state: { ...options.state, isAlive: () => false } }),
+    });
     this.reactor = options.reactor ?? threadReactor();
     this.#folder = new MachineFolder(options.directory);
     this.#memoryPages = options.memoryPages ?? DEFAULT_MEMORY_PAGES;

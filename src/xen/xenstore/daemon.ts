@@ -26,6 +26,8 @@ export interface XenStoreStateOptions {
   /** "turn": a power cut loses nothing that a client was told, and every turn waits for the disk. Without it, what was
    * told in the last tenth of a second or so may be lost by a power cut; by a kill, nothing ever is. */
   readonly sync?: "turn";
+  /** Whether a domain that the state has is still there; without it, what `domainExists` says, or yes. */
+  readonly isAlive?: (domid: number) => boolean;
   /** Takes lines for people: what was left out of a damaged end, that a disk is full. */
   readonly onNote?: (line: string) => void;
 }
@@ -83,7 +85,7 @@ export class XenStoreDaemon implements AsyncDisposable {
     const journal = new Journal(this.#state, path, { syncTurns: options.sync === "turn", onNote });
     this.#state.journal = journal;
     try {
-      const begin = this.#restoreRings(rings, onNote);
+      const begin = this.#restoreRings(rings, options);
       journal.begin();
       begin();
     } catch (error) {
@@ -95,11 +97,11 @@ export class XenStoreDaemon implements AsyncDisposable {
   /** Everything is as it was, but nothing moves until what is returned is called. */
   #restoreRings(
     rings: ReadonlyMap<number, LoadedRing>,
-    onNote: (line: string) => void,
+    { isAlive, onNote = () => {} }: XenStoreStateOptions,
   ): () => void {
     const { domainExists = () => true, openRing } = this.#options;
     const domains = [...this.#state.domains].filter(({ introduced }) => introduced);
-    const isThere = ({ domid }: KnownDomain) => domid === 0 || domainExists(domid);
+    const isThere = ({ domid }: KnownDomain) => domid === 0 || (isAlive ?? domainExists)(domid);
     const services: RingService[] = [];
     const restored: { watch: LoadedWatch; connection: Connection }[] = [];
     const unfinished: (() => void)[] = [];
