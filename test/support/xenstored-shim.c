@@ -8,7 +8,8 @@
  *   VBDKIT_DIRECTORY=/tmp/abc XENSTORED_RUNDIR=/tmp/abc LD_PRELOAD=shim.so xenstored --no-fork
  *
  * Domains 1 to 15 exist. A line "dead 4", "shutdown 4" or "alive 4" to the socket $VBDKIT_DIRECTORY/hypervisor changes
- * what one is, raises VIRQ_DOM_EXC and is answered "ok". The daemon's clock runs a million times faster, so that what
+ * what one is, raises VIRQ_DOM_EXC and is answered "ok" when the daemon has looked. A guest whose ring tells of an error
+ * hangs up. The daemon's clock runs a million times faster, so that what
  * it rates by the second (writes of guests) never waits.
  */
 #define _GNU_SOURCE
@@ -17,6 +18,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -155,6 +157,11 @@ static void *run_guest(void *argument)
 			if (read(guest->bell, &count, sizeof(count)) < 0)
 				die("bell");
 		}
+		if (client >= 0 && __atomic_load_n(&ring->error, __ATOMIC_ACQUIRE)) {
+			close(client);
+			client = -1;
+			over = 1;
+		}
 		if (__atomic_load_n(&guest->gone, __ATOMIC_SEQ_CST) || over)
 			continue;
 		if (client < 0) {
@@ -292,8 +299,13 @@ int xenevtchn_notify(void *handle, uint32_t port)
 	return 0;
 }
 
+/* The daemon has looked at the states of all domains. */
+static sem_t looked;
+
 int xenevtchn_unmask(void *handle, uint32_t port)
 {
+	if (port == VIRQ_PORT)
+		sem_post(&looked);
 	return 0;
 }
 
@@ -323,6 +335,8 @@ static void *run_hypervisor(void *argument)
 			int state = !strcmp(word, "dead") ? DEAD : !strcmp(word, "shutdown") ? SHUTDOWN : ALIVE;
 			__atomic_store_n(&states[domid], state, __ATOMIC_SEQ_CST);
 			raise_port(VIRQ_PORT);
+			while (sem_wait(&looked))
+				;
 			if (write(client, "ok\n", 3) < 0)
 				perror("hypervisor");
 		}
@@ -335,6 +349,7 @@ xc_interface *xc_interface_open(xentoollog_logger *log, xentoollog_logger *domai
 {
 	pthread_t thread;
 
+	sem_init(&looked, 0, 0);
 	if (pthread_create(&thread, NULL, run_hypervisor, (void *)(intptr_t)listen_at("hypervisor", -1)) ||
 	    pthread_detach(thread))
 		die("hypervisor");
@@ -385,6 +400,10 @@ int poll(struct pollfd *fds, nfds_t count, int timeout)
 	struct timespec time = {timeout / 1000, timeout % 1000 * 1000000};
 
 	hold(NULL);
+	/* The daemon says of what else has changed in a ring, but not of an error. */
+	for (int domid = 1; domid <= LAST_DOMID; domid++)
+		if (guests[domid] && guests[domid]->ring->error)
+			ring_bell(guests[domid]);
 	return ppoll(fds, count, timeout < 0 ? NULL : &time, NULL);
 }
 

@@ -71,7 +71,7 @@ export class GenuineXenstored implements AsyncDisposable {
     }
   }
 
-  /** What the hypervisor says of a domain from now on. */
+  /** What the hypervisor says of a domain from now on. Resolves when the daemon has looked. */
   async hypervisor(word: "dead" | "shutdown" | "alive", domid: number): Promise<void> {
     const socket = connect(join(this.#scratch, "hypervisor"));
     socket.write(`${word} ${domid}`);

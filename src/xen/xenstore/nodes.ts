@@ -101,9 +101,7 @@ function makeNode(actor: Actor, path: string, value: Uint8Array): XsdError | und
     ? nearest.node.permissions
     : [{ ...owner, domid: subject.domid }, ...others];
   if (!isPrivileged(subject)) {
-    const room = subject.limit("nodes") - view.owned(subject.domid);
-    if (room <= 0) return "ENOSPC";
-    if (room < names.length) return refused(view, "ENOSPC");
+    if (view.owned(subject.domid, names.length) > subject.limit("nodes")) return "ENOSPC";
     const childrenBytes = nearest.node.childrenBytes + (names[0] as string).length + 1;
     if (isTooBig(actor, nearest.node, { childrenBytes })) return refused(view, "ENOSPC");
     const innerBytes = Math.max(0, ...names.slice(1).map((name) => name.length + 1));

@@ -84,7 +84,10 @@ export class Session implements Watcher {
     return new Transaction(this.state.tree, {
       domid,
       touchedNodes: bound("transactionNodes"),
-      ownedNodes: bound("nodes"),
+      // It may be set while the transaction is open.
+      get ownedNodes() {
+        return bound("nodes");
+      },
     });
   }
 

@@ -36,6 +36,7 @@ export interface TransactionBounds {
 export class Transaction implements View {
   /** As the tree was when the transaction began, but for what it changed, which it touched before. */
   readonly #picture: Tree;
+  readonly #tree: Tree;
   readonly #bounds: TransactionBounds;
   readonly #touched = new Map<string, TouchedNode>();
   /** Changed paths and whether the node was made by us; in the order of making, so parents precede children. */
@@ -46,6 +47,7 @@ export class Transaction implements View {
   #refusal: "ENOSPC" | "EIO" | undefined;
 
   constructor(tree: Tree, bounds: TransactionBounds) {
+    this.#tree = tree;
     this.#picture = tree.snapshot();
     this.#bounds = bounds;
   }
@@ -85,8 +87,9 @@ export class Transaction implements View {
     if (touched !== undefined) touched.listed = true;
   }
 
-  owned(domid: number): number {
-    return this.#picture.owned(domid);
+  /** Its own nodes are counted when it ends: until then it may make them while there is room for one. */
+  owned(domid: number, more: number): number {
+    return this.#tree.owned(domid) + Math.min(more, 1);
   }
 
   ownedBytes(domid: number): number {
@@ -178,14 +181,25 @@ export class Transaction implements View {
 
   #changes(tree: Tree): Change[] {
     const changes: Change[] = [];
+    const placed = new Set<string>();
     for (const [path, { generation, exact, readable }] of this.#touched) {
       // What was made and removed again was never there for anybody else.
       const seen = generation !== undefined || tree.get(path) !== undefined;
+      placed.add(path);
       if (exact === undefined || !seen) continue;
-      const after = tree.get(path) === undefined ? [] : readableBy(tree, path);
-      changes.push({ path, exact, readable: [...readable, ...after] });
+      changes.push({ path, exact, readable: [...readable, ...this.#after(tree, path, placed)] });
     }
     return changes;
+  }
+
+  /** Who may know of a node that is there now. The C daemon puts the nodes in their places in the order in which they were
+   * first named, tells of each at once, and so looks at a parent that comes later as it was. */
+  #after(tree: Tree, path: string, placed: ReadonlySet<string>): readonly Permissions[] {
+    const node = tree.get(path);
+    if (node === undefined) return [];
+    const parent = this.#touched.get(parentPath(path));
+    if (parent === undefined || placed.has(parentPath(path))) return readableBy(tree, path);
+    return [node.permissions, ...parent.readable];
   }
 
   #ownsFewEnough(tree: Tree): boolean {

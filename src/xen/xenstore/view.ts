@@ -9,7 +9,8 @@ export interface View {
   readable(path: string): readonly Permissions[];
   /** The names of the children at `path` were looked at. */
   listed(path: string): void;
-  owned(domid: number): number;
+  /** Nodes that `domid` owns with `more` of them, as its limit counts them. */
+  owned(domid: number, more: number): number;
   ownedBytes(domid: number): number;
   create(path: string, permissions: Permissions, value?: Uint8Array): void;
   setValue(path: string, value: Uint8Array): void;
@@ -45,8 +46,8 @@ export class DirectView implements View {
   /** Nothing was changed. */
   spoil(): void {}
 
-  owned(domid: number): number {
-    return this.#tree.owned(domid);
+  owned(domid: number, more: number): number {
+    return this.#tree.owned(domid) + more;
   }
 
   ownedBytes(domid: number): number {

@@ -272,15 +272,31 @@ test("limits hold for transactions that commit side by side", async () => {
   assert.equal(await one.ask(XS_DIRECTORY, ["/local/domain/1"]), "1-0,1-1,1-2");
 });
 
+test("nodes that a transaction makes are counted when it ends", async () => {
+  await using store = await start({ limits: { nodes: 5 } });
+  const { one } = store;
+  const id = Number(await one.ask(XS_TRANSACTION_START, [""]));
+  assert.equal(await one.ask(XS_WRITE, ["a/b/c/d/e", "1"], id), "OK");
+  assert.equal(await one.ask(XS_WRITE, ["a/b/f", "1"], id), "OK");
+  assert.equal(await one.ask(XS_RM, ["a/b/c"], id), "OK");
+  assert.equal(await one.ask(XS_TRANSACTION_END, ["T"], id), "OK");
+  await one.ask(XS_MKDIR, ["a/g"]);
+  const full = Number(await one.ask(XS_TRANSACTION_START, [""]));
+  assert.equal(await one.ask(XS_RM, ["a/g"], full), "OK");
+  assert.equal(await one.ask(XS_MKDIR, ["a/h"], full), "ENOSPC");
+  assert.equal(await one.ask(XS_TRANSACTION_END, ["T"], full), "OK");
+});
+
 test("a transaction in which a change was refused when it had begun is only good to be abandoned", async () => {
-  await using store = await start({ limits: { nodes: 5, nodeBytes: 200 } });
+  await using store = await start({ limits: { nodeBytes: 200 } });
   const { one } = store;
   await one.ask(XS_WRITE, ["a", "1"]);
   const long = "x".repeat(200);
+  await one.ask(XS_WRITE, ["full", "x".repeat(160)]);
   const refused: [number, string[]][] = [
     [XS_WRITE, ["a", long]],
     [XS_WRITE, ["b", long]],
-    [XS_WRITE, ["b/c/d/e", "1"]],
+    [XS_SET_PERMS, ["full", "n1", "r2", "r0"]],
   ];
   for (const [type, strings] of refused) {
     const id = Number(await one.ask(XS_TRANSACTION_START, [""]));
@@ -290,11 +306,29 @@ test("a transaction in which a change was refused when it had begun is only good
     assert.equal(await one.ask(XS_TRANSACTION_END, ["T"], id), "ENOMEM");
   }
   assert.equal(await one.ask(XS_READ, ["a"]), "1");
-  // With no room at all nothing has begun.
-  for (const name of ["b", "c", "d"]) await one.ask(XS_MKDIR, [name]);
-  const id = Number(await one.ask(XS_TRANSACTION_START, [""]));
-  assert.equal(await one.ask(XS_MKDIR, ["e"], id), "ENOSPC");
-  assert.equal(await one.ask(XS_TRANSACTION_END, ["T"], id), "OK");
+});
+
+test("a commit tells of its nodes in the order in which they were named, and of each what its parent lets know then", async () => {
+  await using store = await start();
+  const { zero, two } = store;
+  await zero.ask(XS_WRITE, ["/a/b", "1"]);
+  await two.ask(XS_WATCH, ["/a", "t"]);
+  for (const [first, heard] of [
+    ["/a", ["/a t", "/a/b t"]],
+    ["/a/b", ["/a t"]],
+  ] as const) {
+    await zero.ask(XS_SET_PERMS, ["/a", "n0"]);
+    // What it has heard before is its own affair.
+    await two.ask(XS_READ, ["/a"]);
+    two.takeEvents();
+    const id = Number(await zero.ask(XS_TRANSACTION_START, [""]));
+    await zero.ask(XS_READ, [first], id);
+    await zero.ask(XS_WRITE, ["/a/b", "2"], id);
+    await zero.ask(XS_SET_PERMS, ["/a", "r0"], id);
+    assert.equal(await zero.ask(XS_TRANSACTION_END, ["T"], id), "OK");
+    await two.ask(XS_READ, ["/a"]);
+    assert.deepEqual(two.takeEvents(), heard);
+  }
 });
 
 test("a watch that is set twice is EEXIST, and one that is not set is ENOENT", async () => {

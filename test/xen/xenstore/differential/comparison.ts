@@ -7,18 +7,20 @@
  * first counts.
  */
 import assert from "node:assert/strict";
+import { XENSTORE_PAYLOAD_MAX } from "../../../../src/wire/xenstore.ts";
 import { childPath } from "../../../../src/xen/xenstore/paths.ts";
-import { areas, BIG, bigNames, guests, MORTAL } from "./areas.ts";
+import { areas, BIG, bigNames, guests, MORTAL, STRANGER } from "./areas.ts";
 import { admitted } from "./intended.ts";
 import { OpenTransaction } from "./open-transaction.ts";
-import { type Operation, Operations, types } from "./operations.ts";
+import { type Actor, nodeLimit, type Operation, Operations, types } from "./operations.ts";
 import { Random } from "./random.ts";
 import { Shadow } from "./shadow.ts";
 import { describe, firsts, show } from "./shown.ts";
 import type { Answer, Event, Request } from "./stream-client.ts";
-import type { Pair, Worlds } from "./worlds.ts";
+import { Tally } from "./tally.ts";
+import { limits, type Pair, type Worlds } from "./worlds.ts";
 
-const MAX_BATCH = 32;
+const MAX_BATCH = 48;
 /** Operations between two looks at all that is there. */
 const TREE_INTERVAL = 20_000;
 /** Operations that a failure tells of. */
@@ -31,27 +33,18 @@ interface Client {
   readonly transactions: Map<number, OpenTransaction>;
 }
 
-export interface Tally {
-  operations: number;
-  /** "READ ENOENT" and how often. */
-  readonly outcomes: Map<string, number>;
-  /** Intended differences by their name. */
-  readonly differences: Map<string, number>;
-  /** Events compared. */
-  events: number;
-}
-
-function count(map: Map<string, number>, key: string): void {
-  map.set(key, (map.get(key) ?? 0) + 1);
-}
-
 export class Comparison {
-  readonly tally: Tally = { operations: 0, outcomes: new Map(), differences: new Map(), events: 0 };
+  readonly tally: Tally = new Tally();
   readonly #worlds: Worlds;
   readonly #random: Random;
   readonly #operations: Operations;
   readonly #clients: Client[];
   readonly #shadow = new Shadow();
+  /** Domains that the hypervisor has ended, and whether the mortal one is introduced. */
+  readonly #dead = new Set<number>();
+  #introduced = true;
+  /** That each domain may own. */
+  #nodes = limits.nodes;
   /** The latest operations, for whoever has to find out. */
   readonly #history: string[] = [];
 
@@ -128,6 +121,15 @@ export class Comparison {
     return this.#clients[0] as Client;
   }
 
+  get #mortal(): Client {
+    return this.#clients.find(({ domid }) => domid === MORTAL) as Client;
+  }
+
+  #note(line: string): void {
+    this.#history.push(line);
+    while (this.#history.length > HISTORY_LINES) this.#history.shift();
+  }
+
   async #step(): Promise<void> {
     const random = this.#random;
     const present = this.#clients.filter(({ pair }) => pair !== undefined);
@@ -135,40 +137,42 @@ export class Comparison {
     const transactions = [...client.transactions.keys()];
     const quiet = this.#clients.every((each) => each.transactions.size === 0);
     const actor = { domid: client.domid, transactions, quiet };
-    if (random.once(150)) {
+    if (random.once(40)) {
       await this.#renew([]);
-      const mortal = this.#clients.find(({ domid }) => domid === MORTAL) as Client;
-      await this.#batch(this.#zero, [this.#operations.mortal(mortal.pair !== undefined)]);
+      await this.#fate();
     } else if (random.once(200)) {
       await this.#batch(this.#zero, [this.#operations.again()]);
-    } else if (transactions.length > 0 ? random.once(3) : random.once(30)) {
-      await this.#batch(client, [this.#operations.end(actor)]);
-    } else if (random.once(4)) {
-      // More than there may be, now and then.
-      const starts = Array.from({ length: random.once(20) ? 7 : 1 }, () =>
-        this.#operations.start(actor),
-      );
-      await this.#batch(client, starts);
+    } else if (transactions.length > 0 ? random.once(2) : random.once(30)) {
+      await this.#end(client, actor);
     } else {
-      const length = random.once(3) ? 1 : 1 + random.below(MAX_BATCH);
-      const batch = Array.from({ length }, () => this.#operations.some(actor)).flat();
+      // More transactions than there may be, now and then.
+      const starts = random.once(3) ? (random.once(20) ? 7 : 1) : 0;
+      const length = random.once(4) ? 1 : 1 + random.below(MAX_BATCH);
+      const batch = [
+        ...Array.from({ length: starts }, () => this.#operations.start(actor)),
+        ...Array.from({ length }, () => this.#operations.some(actor)).flat(),
+      ];
       await this.#batch(client, batch);
     }
   }
 
+  /** The end of a transaction, before which there may be less room than when its nodes were made. */
+  async #end(client: Client, actor: Actor): Promise<void> {
+    const full = !this.#random.once(3);
+    if (full) await this.#batch(this.#zero, [nodeLimit(this.#random.of([1, 2, 4]))]);
+    await this.#batch(client, [this.#operations.end(actor)]);
+    if (full) await this.#batch(this.#zero, [nodeLimit(limits.nodes)]);
+  }
+
   /** Sends, reads, compares. */
   async #batch(client: Client, batch: readonly Operation[]): Promise<void> {
-    for (const operation of batch) {
-      this.#history.push(`${client.name}: ${describe(operation)}`);
-      while (this.#history.length > HISTORY_LINES) this.#history.shift();
-    }
+    for (const operation of batch) this.#note(`${client.name}: ${describe(operation)}`);
     const [genuine, ours] = await this.#exchange(client, [...batch, probe]);
     let renew: Iterable<string> | undefined;
     for (const [index, operation] of batch.entries()) {
       const theirs = genuine.answers[index] as Answer;
       const mine = ours.answers[index] as Answer;
-      this.#history.push(`  -> ${show(theirs)}`);
-      count(this.tally.outcomes, `${operation.name} ${theirs.error ?? "OK"}`);
+      this.#note(`  -> ${show(theirs)}`);
       renew = this.#compare(client, operation, theirs, mine) ?? renew;
     }
     this.tally.operations += batch.length;
@@ -180,21 +184,85 @@ export class Comparison {
     await this.#renew(renew);
   }
 
-  /** A domain that is released loses its connection, and its nodes everywhere; one that is introduced gets another. */
+  /** Something happens to a domain, or to a connection. */
+  async #fate(): Promise<void> {
+    const random = this.#random;
+    const mortal = this.#mortal;
+    switch (random.below(8)) {
+      case 0:
+        return await this.#happens("SHUTDOWN", random.of(mortal.pair ? guests : [1, 2, 3]));
+      case 1:
+        return await this.#happens(this.#dead.has(STRANGER) ? "CREATE" : "DESTROY", STRANGER);
+      case 2:
+        return await this.#tooLong(this.#clients[1] as Client);
+      case 3:
+        if (mortal.pair !== undefined) return await this.#tooLong(mortal);
+        break;
+      case 4:
+        if (!this.#dead.has(MORTAL)) return await this.#happens("DESTROY", MORTAL);
+        break;
+    }
+    if (this.#dead.has(MORTAL)) await this.#happens("CREATE", MORTAL);
+    await this.#batch(this.#zero, [this.#operations.mortal(this.#introduced)]);
+  }
+
+  /** What the hypervisor does. */
+  async #happens(what: "SHUTDOWN" | "DESTROY" | "CREATE", domid: number): Promise<void> {
+    this.#note(`domain ${domid}: ${what}`);
+    this.tally.outcome(what);
+    if (what === "SHUTDOWN") await this.#worlds.shutdown(domid);
+    if (what === "CREATE") await this.#worlds.create(domid);
+    if (what === "CREATE") this.#dead.delete(domid);
+    if (what !== "DESTROY") return await this.#compareNews();
+    this.#dead.add(domid);
+    await this.#worlds.destroy(domid);
+    await this.#gone(domid);
+    await this.#compareNews();
+    await this.#renew([`/local/domain/${domid}`]);
+  }
+
+  /** The header of a message that is too long ends the connection, with its watches and transactions. */
+  async #tooLong(client: Client): Promise<void> {
+    const length =
+      XENSTORE_PAYLOAD_MAX + this.#random.of([1, 2, 1e6, 0xffff_ffff - XENSTORE_PAYLOAD_MAX]);
+    this.#note(`${client.name}: a message of ${length} bytes`);
+    this.tally.outcome("LENGTH");
+    client.pair?.genuine.sendHeader(length);
+    client.pair?.ours.sendHeader(length);
+    await this.#disconnected(client);
+    if (client.domid === 0) client.pair = await this.#worlds.connect(0);
+    await this.#compareNews();
+  }
+
+  async #disconnected(client: Client): Promise<void> {
+    await Promise.all([client.pair?.genuine.closed, client.pair?.ours.closed]);
+    client.pair = undefined;
+    client.transactions.clear();
+  }
+
+  /** A domain has lost its connection, and its nodes everywhere. */
+  async #gone(domid: number): Promise<void> {
+    if (domid === MORTAL) {
+      this.#introduced = false;
+      await this.#disconnected(this.#mortal);
+    }
+    this.#shadow.forget(domid);
+  }
+
+  /** A domain that is released is gone; one that is introduced has a connection. */
   async #moveMortal(
     { name, payload }: Operation,
     { error }: Answer,
   ): Promise<Iterable<string> | undefined> {
     if (error !== undefined || !payload.startsWith(`${MORTAL}\0`)) return undefined;
-    const mortal = this.#clients.find(({ domid }) => domid === MORTAL) as Client;
     if (name === "RELEASE") {
-      await Promise.all([mortal.pair?.genuine.closed, mortal.pair?.ours.closed]);
-      mortal.pair = undefined;
-      mortal.transactions.clear();
-      this.#shadow.forget(MORTAL);
+      await this.#gone(MORTAL);
       return [`/local/domain/${MORTAL}`];
     }
-    if (name === "INTRODUCE") mortal.pair = await this.#worlds.connect(MORTAL);
+    if (name === "INTRODUCE") {
+      this.#introduced = true;
+      this.#mortal.pair = await this.#worlds.connect(MORTAL);
+    }
     return undefined;
   }
 
@@ -217,20 +285,20 @@ export class Comparison {
   ): Iterable<string> | undefined {
     const transaction = client.transactions.get(operation.transactionId);
     transaction?.look(operation);
+    // What a malformed one gives is what came before it.
+    if (operation.odd !== true) this.tally.outcome(operation.name, theirs.error);
     const same = show(theirs) === show(mine);
     if (!same) {
       const disturbed = transaction?.disturbs(operation) === true;
       const outgrown = transaction?.outgrows(operation) === true;
       const halved = transaction?.halved(operation) === true;
-      const reason = admitted({ operation, theirs, mine, disturbed, outgrown, halved });
+      const ends = operation.name === "TRANSACTION_END";
+      const full = ends && transaction?.fills(this.#nodes) === true;
+      const reason = admitted({ operation, theirs, mine, disturbed, outgrown, full, halved });
       if (reason === undefined)
         this.#differ(`${client.name}: ${describe(operation)}`, show(theirs), show(mine));
-      count(this.tally.differences, reason);
-      count(
-        this.tally.outcomes,
-        `zz-${reason}: ${operation.name} ${theirs.error}/${mine.error}`.replaceAll(" ", "_") + " n",
-      );
-      if (transaction !== undefined) transaction.tainted ||= disturbed || outgrown;
+      this.tally.difference(reason, operation.name, theirs.error, mine.error);
+      if (disturbed || outgrown || full || halved) transaction?.differed(operation);
     } else if (transaction !== undefined) {
       transaction.did(operation, theirs.error);
     } else if (theirs.error === undefined) {
@@ -259,6 +327,9 @@ export class Comparison {
     } else if (name === "INTRODUCE" && theirs.error === undefined) {
       const domid = Number.parseInt(payload, 10);
       for (const each of this.#clients) if (each.domid === domid) each.transactions.clear();
+    } else if (name === "CONTROL" && theirs.error === undefined) {
+      const [, limit] = /^quota\0set\0nodes\0(\d+)/.exec(payload) ?? [];
+      if (limit !== undefined) this.#nodes = Number(limit);
     } else if (name === "RESET_WATCHES" && theirs.error === undefined) {
       client.transactions.clear();
     }
@@ -279,6 +350,12 @@ export class Comparison {
       }),
     );
     return [[client.name, genuine, ours], ...heard];
+  }
+
+  /** Of something that was no request. */
+  async #compareNews(): Promise<void> {
+    const [genuine, ours] = await this.#exchange(this.#zero, [probe]);
+    this.#compareEvents(await this.#news(this.#zero, genuine.events, ours.events));
   }
 
   #compareEvents(news: readonly (readonly [string, Event[], Event[]])[]): void {

@@ -10,6 +10,8 @@ export interface Admission {
   readonly disturbed: boolean;
   /** Within a transaction: something outside may make it meet other limits than when it began. */
   readonly outgrown: boolean;
+  /** At the end of a transaction: a domain has as many nodes with it as it may have. */
+  readonly full: boolean;
   /** Within a transaction: it is about nodes that the transaction could not remove for its limit. */
   readonly halved: boolean;
 }
@@ -52,8 +54,13 @@ export const differences: readonly Difference[] = [
   },
   {
     name: "snapshot limits",
-    why: "so what a transaction has looked at, what its domain owns and how large a node is in it are not counted alike, once that has changed outside",
+    why: "so what a transaction has looked at and how large a node is in it are not counted alike, once that has changed outside",
     covers: ({ outgrown, theirs, mine }) => outgrown && (limited(theirs) || limited(mine)),
+  },
+  {
+    name: "full",
+    why: "the C daemon ends no transaction that changes what a domain owns where none may be left, whoever it is of, and whether it made any or takes some away",
+    covers: ({ full, theirs }) => full && theirs.error === "ENOSPC",
   },
   {
     name: "half removed",

@@ -76,11 +76,11 @@ const otherOperations = {
   WATCH: 10,
   UNWATCH: 10,
   RESET_WATCHES: 1,
-  GET_DOMAIN_PATH: 2,
-  IS_DOMAIN_INTRODUCED: 2,
-  INTRODUCE: 2,
-  RELEASE: 1,
-  RESUME: 1,
+  GET_DOMAIN_PATH: 4,
+  IS_DOMAIN_INTRODUCED: 4,
+  INTRODUCE: 5,
+  RELEASE: 2,
+  RESUME: 4,
   SET_TARGET: 2,
   CONTROL: 4,
   UNKNOWN: 1,
@@ -136,7 +136,7 @@ export class Operations {
     const name: Name = tree ? random.weighted(treeOperations) : random.weighted(otherOperations);
     const open = actor.transactions;
     const inside = open.length > 0 && !random.once(3);
-    const transactionId = random.once(60) ? NOT_OPEN : inside ? random.of(open) : 0;
+    const transactionId = random.once(40) ? NOT_OPEN : inside ? random.of(open) : 0;
     return this.#make(name, { ...actor, quiet: actor.quiet && transactionId === 0 }, transactionId);
   }
 
@@ -233,7 +233,9 @@ export class Operations {
       case "RELEASE":
         return this.#withNumbers(name, transactionId, [random.of([0, STRANGER, NOBODY])]);
       case "RESUME":
-        return this.#withNumbers(name, transactionId, [random.of([0, 1, 2, STRANGER, NOBODY])]);
+        return this.#withNumbers(name, transactionId, [
+          random.of([0, ...guests, STRANGER, NOBODY]),
+        ]);
       case "INTRODUCE":
         return this.#withNumbers(name, transactionId, [NOBODY, 1, random.of([0, 7])]);
       case "SET_TARGET":
@@ -351,14 +353,18 @@ export class Operations {
   }
 }
 
+/** Sets how many nodes a domain may own. */
+export function nodeLimit(nodes: number): Operation {
+  const payload = ["quota", "set", "nodes", nodes, ""].join("\0");
+  return { name: "CONTROL", type: XS_CONTROL, payload, transactionId: 0, path: "" };
+}
+
 /** Of a few that tell of limits, and others. */
 const controls = [
   "help\0",
   "quota\0",
   ...[1, 2, 3, NOBODY].map((domid) => `quota\0${domid}\0`),
-  ["quota", "set", "nodes", "40", ""].join("\0"),
-  ["quota", "set", "nodes", "60", ""].join("\0"),
-
+  ...[16, 60, 60].map((nodes) => nodeLimit(nodes).payload),
   "check\0",
   "check\0x\0",
   "quota\0x\0y\0",

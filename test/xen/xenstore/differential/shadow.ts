@@ -19,8 +19,6 @@ export class Shadow {
   /** When that happened to one of its children, and to anything below it. */
   readonly #childChanges = new Map<string, number>();
   readonly #changesBelow = new Map<string, number>();
-  /** When the number of nodes changed that a domain owns. */
-  readonly #counts = new Map<number, number>();
 
   /** Counts changes. */
   get now(): number {
@@ -30,6 +28,18 @@ export class Shadow {
   /** Where nodes are. */
   get paths(): Iterable<string> {
     return this.#owners.keys();
+  }
+
+  has(path: string): boolean {
+    return this.#owners.has(path);
+  }
+
+  /** How many nodes each domain owns but domain 0. */
+  get counts(): number[] {
+    const counts = new Map<number, number>();
+    for (const owner of this.#owners.values()) counts.set(owner, (counts.get(owner) ?? 0) + 1);
+    counts.delete(0);
+    return [...counts.values()];
   }
 
   children(path: string): string[] {
@@ -46,10 +56,9 @@ export class Shadow {
   }
 
   remove(path: string): void {
-    for (const [each, owner] of this.#owners) {
+    for (const each of this.#owners.keys()) {
       if (each !== path && !each.startsWith(`${path}/`)) continue;
       this.#owners.delete(each);
-      this.#counts.set(owner, this.#clock + 1);
       this.#change(each);
     }
   }
@@ -72,11 +81,6 @@ export class Shadow {
     return (this.#changesBelow.get(path) ?? 0) > moment;
   }
 
-  /** Whether `domid` owned another number of nodes at times after `moment`. */
-  countChanged(domid: number, moment: number): boolean {
-    return (this.#counts.get(domid) ?? 0) > moment;
-  }
-
   #make(path: string, domid: number, changes: boolean): void {
     if (this.#owners.has(path)) {
       if (changes) this.#change(path);
@@ -88,7 +92,6 @@ export class Shadow {
       if (!this.#owners.has(each)) {
         const owner = domid === 0 ? (this.#owners.get(above) as number) : domid;
         this.#owners.set(each, owner);
-        this.#counts.set(owner, this.#clock + 1);
         this.#change(each);
       }
       above = each;
@@ -96,9 +99,6 @@ export class Shadow {
   }
 
   #give(path: string, owner: number): void {
-    for (const each of [this.#owners.get(path) as number, owner]) {
-      this.#counts.set(each, this.#clock + 1);
-    }
     this.#owners.set(path, owner);
     this.#change(path);
   }

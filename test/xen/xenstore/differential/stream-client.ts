@@ -4,6 +4,7 @@ import {
   encodeXenStoreMessage,
   XenStoreParser,
   XS_ERROR,
+  XS_READ,
   XS_WATCH_EVENT,
 } from "../../../../src/wire/xenstore.ts";
 import type { XenStoreTransport } from "../../../../src/xen/xenstore/transport.ts";
@@ -62,6 +63,19 @@ export class StreamClient {
       }),
     );
     this.#transport.send(Buffer.concat(messages));
+  }
+
+  /** Of a message with a payload of `length` bytes, which is not sent. */
+  sendHeader(length: number): void {
+    const empty = new Uint8Array(0);
+    const header = encodeXenStoreMessage({
+      type: XS_READ,
+      requestId: 0,
+      transactionId: 0,
+      payload: empty,
+    });
+    header.writeUInt32LE(length, header.length - 4);
+    this.#transport.send(header);
   }
 
   /** Waits for so many answers and gives them with all events that came up to the last. Rejects when the connection

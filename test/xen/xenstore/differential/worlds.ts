@@ -6,13 +6,14 @@ import { STRANGER } from "./areas.ts";
 import { StreamClient } from "./stream-client.ts";
 
 /** Low, so that they are met. */
-const limits = {
+export const limits = {
   nodes: 60,
   nodeBytes: 600,
   watches: 8,
   transactions: 4,
   permissions: 4,
-  transactionNodes: 24,
+  outstanding: 6,
+  transactionNodes: 20,
 };
 
 /** As that of the C daemon: nobody is made to wait for what others did. */
@@ -33,12 +34,15 @@ export interface Pair {
 export class Worlds implements AsyncDisposable {
   readonly #genuine: GenuineXenstored;
   readonly #ours: XenStoreDaemon;
+  /** Domains that the hypervisor does not know. */
+  readonly #dead: Set<number>;
   /** Clients that our daemon disconnected, and why. */
   readonly lost: string[] = [];
 
-  private constructor(genuine: GenuineXenstored, ours: XenStoreDaemon) {
+  private constructor(genuine: GenuineXenstored, ours: XenStoreDaemon, dead: Set<number>) {
     this.#genuine = genuine;
     this.#ours = ours;
+    this.#dead = dead;
   }
 
   static async start(): Promise<Worlds> {
@@ -47,14 +51,16 @@ export class Worlds implements AsyncDisposable {
       ...["--watch-nb", String(limits.watches), "--transaction", String(limits.transactions)],
       ...["--perm-nb", String(limits.permissions)],
       ...["--quota", `transaction-nodes=${limits.transactionNodes}`],
+      ...["--quota", `outstanding=${limits.outstanding}`],
     ]);
+    const dead = new Set<number>();
     const ours = new XenStoreDaemon({
       limits,
-      domainExists: (domid) => domid <= STRANGER,
+      domainExists: (domid) => domid <= STRANGER && !dead.has(domid),
       clock: hurried,
       onClientLost: (domid, reason) => worlds.lost.push(`domain ${domid}: ${reason.message}`),
     });
-    const worlds = new Worlds(genuine, ours);
+    const worlds = new Worlds(genuine, ours, dead);
     return worlds;
   }
 
@@ -66,6 +72,26 @@ export class Worlds implements AsyncDisposable {
   async connect(domid: number): Promise<Pair> {
     const genuine = new StreamClient(await this.#genuine.connect(domid));
     return { genuine, ours: new StreamClient(this.#ours.connect(domid)) };
+  }
+
+  /** The hypervisor ends a domain. */
+  async destroy(domid: number): Promise<void> {
+    this.#dead.add(domid);
+    await this.#genuine.hypervisor("dead", domid);
+    this.#ours.release(domid);
+  }
+
+  /** The hypervisor makes a domain of that number. */
+  async create(domid: number): Promise<void> {
+    this.#dead.delete(domid);
+    await this.#genuine.hypervisor("alive", domid);
+  }
+
+  /** A domain shuts down, and runs again when both have seen it: they tell of it again once it was resumed. */
+  async shutdown(domid: number): Promise<void> {
+    await this.#genuine.hypervisor("shutdown", domid);
+    this.#ours.shutdown(domid);
+    await this.#genuine.hypervisor("alive", domid);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
