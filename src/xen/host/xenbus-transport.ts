@@ -9,15 +9,19 @@
 import { systemError } from "../../io/ffi.ts";
 import { allocateRegion } from "../../io/memory.ts";
 import { type Watcher, watchReadable } from "../../io/poller.ts";
+import { XENSTORE_HEADER_SIZE, XENSTORE_PAYLOAD_MAX } from "../../wire/xenstore.ts";
 import type { XenStoreTransport } from "../xenstore/transport.ts";
 import type { Devices } from "./devices.ts";
 
+/** The kernel's buffer is as large as the protocol's payload, and holds the header, too. */
+const MAX_PAYLOAD_BYTES = XENSTORE_PAYLOAD_MAX - XENSTORE_HEADER_SIZE;
 /** Several messages of the largest size. */
 const READ_BYTES = 32 * 1024;
 const EAGAIN = 11;
 
 export class XenbusTransport implements XenStoreTransport {
   readonly writable = true;
+  readonly maxPayloadBytes: number = MAX_PAYLOAD_BYTES;
   onmessage: ((bytes: Uint8Array) => void) | undefined;
   ondrain: (() => void) | undefined;
   onclose: ((reason?: Error) => void) | undefined;

@@ -7,6 +7,7 @@
 import {
   decodeXenStoreStrings,
   encodeXenStoreMessage,
+  XENSTORE_PAYLOAD_MAX,
   type XenStoreMessage,
   XenStoreParser,
   XS_ERROR,
@@ -59,6 +60,11 @@ export class ClientLink {
       const cause = reason === undefined ? undefined : { cause: reason };
       this.#fail(new XenError("ECONNRESET", reason?.message ?? message, cause));
     };
+  }
+
+  /** Bytes of a request's payload. */
+  get maxPayloadBytes(): number {
+    return this.#transport.maxPayloadBytes ?? XENSTORE_PAYLOAD_MAX;
   }
 
   /** The answer's payload. Rejects with XenError and the daemon's code, or EPIPE or ECONNRESET. */

@@ -9,7 +9,6 @@ import {
   decodeXenStoreStrings,
   decodeXenStoreText,
   encodeXenStoreStrings,
-  XENSTORE_PAYLOAD_MAX,
   XS_DIRECTORY,
   XS_DIRECTORY_PART,
   XS_GET_PERMS,
@@ -232,8 +231,9 @@ class Operations implements XenStoreOperations {
     }
     const head = encodeXenStoreStrings(strings);
     const payload = data === undefined ? head : Buffer.concat([head, data]);
-    if (payload.length > XENSTORE_PAYLOAD_MAX) {
-      const message = `${path}: a request has at most ${XENSTORE_PAYLOAD_MAX} bytes, with its path`;
+    const { maxPayloadBytes } = this.#link;
+    if (payload.length > maxPayloadBytes) {
+      const message = `${path}: a request has at most ${maxPayloadBytes} bytes, with its path`;
       throw new XenError("E2BIG", message);
     }
     return await this.#link.request(type, payload, this.#transaction, path);

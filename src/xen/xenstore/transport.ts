@@ -6,6 +6,8 @@
 export interface XenStoreTransport {
   /** False while the other end does not keep up: `send` still takes bytes, but a sender of goodwill waits. */
   readonly writable: boolean;
+  /** Bytes of a message's payload, where that is less than the protocol allows. */
+  readonly maxPayloadBytes?: number;
   /** Takes `bytes` over: they must not change afterwards. Does nothing once closed. */
   send(bytes: Uint8Array): void;
   /** Nothing is lost that arrives before it is set in the turn that made the transport. */

@@ -9,9 +9,11 @@ import { EventDescriptor } from "../../../src/io/poller.ts";
 import { createSharedMemory } from "../../../src/io/shared-memory.ts";
 import type { DeviceName, Devices } from "../../../src/xen/host/devices.ts";
 import * as ioctls from "../../../src/xen/host/ioctls.ts";
+import type { XenStoreTransport } from "../../../src/xen/xenstore/transport.ts";
 
 const PAGE = 4096;
 const PAGES = 4096;
+const XENBUS_BUFFER_BYTES = 4096;
 const FIRST_REFERENCE = 8;
 const { EINVAL, EAGAIN, ENOSPC, ESRCH, ENOENT } = constants.errno;
 const MAP_SHARED = 1;
@@ -42,6 +44,8 @@ interface Device {
   nextPlace: number;
   readonly event: EventDescriptor;
   readonly queue: number[];
+  /** Of xenbus: answers of the xenstore. */
+  readonly answers: Uint8Array[];
 }
 
 export class DeviceDouble implements Disposable {
@@ -78,8 +82,8 @@ export class DeviceDouble implements Disposable {
     return count;
   }
 
-  /** The devices as a process of domain `domid` has them. */
-  of(domid: number): Devices {
+  /** The devices as a process of domain `domid` has them; `store` is what the kernel reaches the xenstore by. */
+  of(domid: number, store?: XenStoreTransport): Devices {
     const real = this.#real;
     const fail = (errno: number): -1 => {
       this.#errno = errno;
@@ -125,6 +129,13 @@ export class DeviceDouble implements Disposable {
         this.#errno = 0;
         const device = this.#devices.get(descriptor);
         if (device === undefined) return real.read(descriptor, address, length);
+        if (device.name === "xenbus") {
+          const answer = device.answers.shift();
+          if (device.answers.length === 0) device.event.drain();
+          if (answer === undefined) return fail(EAGAIN);
+          new Uint8Array(real.view(address, length)).set(answer);
+          return answer.length;
+        }
         const count = Math.min(device.queue.length, length / 4);
         if (count === 0) return fail(EAGAIN);
         this.#words(address, count).set(device.queue.splice(0, count));
@@ -133,7 +144,13 @@ export class DeviceDouble implements Disposable {
       },
       write: (descriptor, address, length) => {
         const device = this.#devices.get(descriptor);
+        this.#errno = 0;
         if (device === undefined) return real.write(descriptor, address, length);
+        if (device.name === "xenbus") {
+          if (length > XENBUS_BUFFER_BYTES) return fail(EINVAL);
+          store?.send(new Uint8Array(real.view(address, length)).slice());
+          return length;
+        }
         for (const number of this.#words(address, length / 4)) {
           const port = this.#ports.get(number);
           if (port?.device !== device) continue;
@@ -149,8 +166,15 @@ export class DeviceDouble implements Disposable {
       open: (name) => {
         this.opened.push(name);
         const event = new EventDescriptor();
-        const device = { name, domid, places: new Map(), nextPlace: 0, event, queue: [] };
+        const answers: Uint8Array[] = [];
+        const device = { name, domid, places: new Map(), nextPlace: 0, event, queue: [], answers };
         this.#devices.set(event.descriptor, device);
+        if (name === "xenbus" && store !== undefined) {
+          store.onmessage = (bytes) => {
+            answers.push(bytes);
+            event.signal();
+          };
+        }
         return event.descriptor;
       },
       close: (descriptor) => {
