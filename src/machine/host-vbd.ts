@@ -43,6 +43,8 @@ export class HostVbd implements AsyncDisposable {
   readonly vdev: string;
   readonly paths: VbdPaths;
   readonly backend: BlockBackend;
+  /** The disk itself, which is the backend's. */
+  readonly store: BlockStore;
   readonly #domain: Domain;
   #disposal: Promise<void> | undefined = undefined;
 
@@ -88,15 +90,22 @@ export class HostVbd implements AsyncDisposable {
       clock: systemClock,
     });
     undo.move();
-    return new HostVbd(domain, vbd, paths, backend);
+    return new HostVbd(domain, vbd, paths, backend, opened);
   }
 
-  private constructor(domain: Domain, vbd: VbdDescription, paths: VbdPaths, backend: BlockBackend) {
+  private constructor(
+    domain: Domain,
+    vbd: VbdDescription,
+    paths: VbdPaths,
+    backend: BlockBackend,
+    store: BlockStore,
+  ) {
     this.#domain = domain;
     this.domid = vbd.frontendDomid;
     this.vdev = vdevName(vbd.vdev);
     this.paths = paths;
     this.backend = backend;
+    this.store = store;
   }
 
   /** Resolves when the device has gone for good: somebody detached it, or the guest is dead. Dispose it then. */

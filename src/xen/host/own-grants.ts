@@ -83,8 +83,7 @@ export class OwnGrants implements Disposable {
     return pages;
   }
 
-  /** Puts a granted page in the place of `page`, with the same content. Undefined where
-   * no entry is free. */
+  /** Puts a granted page in the place of `page`, with the same content. Undefined where no entry is free. */
   grant(region: MemoryRegion, page: number, peer: number, readOnly: boolean): Grant | undefined {
     const { words, address } = this.#argument;
     const flags = readOnly ? 0 : GNTALLOC_FLAG_WRITABLE;
