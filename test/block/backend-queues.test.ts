@@ -1,7 +1,8 @@
 /** A vbd of several rings: how many, what order holds between them, and that one may break alone. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { shows } from "../../src/testing/index.ts";
+import { FaultyStore, shows } from "../../src/testing/index.ts";
+import { until } from "../../src/testing/vbd-pair.ts";
 import {
   BLKIF_OP_FLUSH_DISKCACHE,
   BLKIF_OP_READ,
@@ -12,16 +13,28 @@ import {
 import { type BackendWorld, backendWorld } from "./backend-world.ts";
 import { LackingStore, memoryStore } from "./coarse-store.ts";
 
-/** A vbd whose disk takes a while for each request and says in which order it was asked. */
-async function slowWorld(): Promise<BackendWorld & { asked: string[] }> {
+/** A vbd whose disk holds all requests back until it is told, and says in which order it was asked. */
+async function heldWorld(): Promise<BackendWorld & { asked: string[]; holder: FaultyStore }> {
   let store: LackingStore | undefined;
+  let holder: FaultyStore | undefined;
   const world = await backendWorld({
     store: async (reactor) => {
-      store = new LackingStore(await memoryStore(reactor, "1M", "20ms"), [], reactor);
+      holder = new FaultyStore(await memoryStore(reactor), reactor);
+      holder.hold();
+      store = new LackingStore(holder, [], reactor);
       return store;
     },
   });
-  return Object.assign(world, { asked: store!.asked });
+  return Object.assign(world, { asked: store!.asked, holder: holder! });
+}
+
+/** The backend has got that far. */
+async function when(holds: () => boolean, what: string): Promise<void> {
+  await until(
+    () => holds() || undefined,
+    () => `it never came to ${what}`,
+    30_000,
+  );
 }
 
 for (const queues of [2, 3, 4]) {
@@ -93,33 +106,40 @@ test("max_queues of 0 is one ring for each CPU", async () => {
 test(
   "a barrier waits for every ring, and every ring waits for it",
   shows(["1.3", "4.3.5"], async () => {
-    await using at = await slowWorld();
+    await using at = await heldWorld();
     const { frontend } = at;
     await frontend.connect(0, { queues: 2 });
+    const counters = () => at.backend.counters!;
     frontend.sendTo(0, frontend.transfer(BLKIF_OP_WRITE, 0, 1));
+    await when(() => at.asked.length === 1, "the write");
     frontend.sendTo(1, frontend.transfer(BLKIF_OP_READ, 8, 1, 1));
-    await new Promise((resolve) => setTimeout(resolve, 5));
+    await when(() => at.asked.length === 2, "the read");
     frontend.sendTo(1, frontend.transfer(BLKIF_OP_WRITE_BARRIER, 16, 1, 2));
-    await new Promise((resolve) => setTimeout(resolve, 5));
+    await when(() => counters().requests === 3, "the barrier");
+    const { barrier } = counters().stalls;
     frontend.sendTo(0, frontend.transfer(BLKIF_OP_WRITE, 24, 1, 3));
+    await when(() => counters().stalls.barrier > barrier, "what waits for the barrier");
+    assert.deepEqual(at.asked, ["write 0", "read 4096"]);
+    at.holder.release();
     for (const queue of [0, 0, 1, 1]) {
       assert.equal((await frontend.receive(queue)).status, BLKIF_RSP_OKAY);
     }
     assert.deepEqual(at.asked.slice(0, 4), ["write 0", "read 4096", "flush", "write 8192"]);
     assert.deepEqual(at.asked.at(-1), "write 12288", "after the barrier and all of it");
-    assert.ok(at.backend.counters!.stalls.barrier > 0);
   }),
 );
 
 test("a flush covers writes taken before it on any ring, and holds nothing back", async () => {
-  await using at = await slowWorld();
+  await using at = await heldWorld();
   const { frontend } = at;
   await frontend.connect(0, { queues: 2 });
   frontend.sendTo(0, frontend.transfer(BLKIF_OP_WRITE, 0, 1));
-  await new Promise((resolve) => setTimeout(resolve, 5));
+  await when(() => at.asked.length === 1, "the first write");
   frontend.sendTo(1, frontend.request(BLKIF_OP_FLUSH_DISKCACHE));
-  await new Promise((resolve) => setTimeout(resolve, 5));
+  await when(() => at.backend.counters!.requests === 2, "the flush");
   frontend.sendTo(0, frontend.transfer(BLKIF_OP_WRITE, 24, 1, 3));
+  await when(() => at.asked.length === 2, "the second write");
+  at.holder.release();
   for (const queue of [0, 0, 1]) {
     assert.equal((await frontend.receive(queue)).status, BLKIF_RSP_OKAY);
   }
