@@ -2,7 +2,7 @@
  * A xenstore daemon in a process of its own, whose guests' rings are memory of the process that started it: run, this
  * file is the daemon; imported, it is the guests' side, from which the daemon can be killed and started again.
  */
-import { type ChildProcess, fork } from "node:child_process";
+import { type ChildProcess, execFileSync, fork } from "node:child_process";
 import { once } from "node:events";
 import { createSharedMemory, openSharedMemory } from "../../src/io/shared-memory.ts";
 import { type EventChannel, PAGE_SIZE } from "../../src/xen/domain.ts";
@@ -14,8 +14,6 @@ interface Orders {
   /** The pages of the rings, of domains 1, 2 and so on. */
   readonly memory: string;
   readonly domains: number;
-  /** Bytes that a file may have, where the disk is to be full. */
-  readonly fileBytes?: number;
 }
 
 /** An event is a message between the two processes. */
@@ -50,16 +48,12 @@ function pageOf(memory: Uint8Array, domid: number): Uint8Array {
   return memory.subarray((domid - 1) * PAGE_SIZE, domid * PAGE_SIZE);
 }
 
-async function serve({ file, memory, domains, fileBytes }: Orders): Promise<void> {
+async function serve({ file, memory, domains }: Orders): Promise<void> {
   const { region } = openSharedMemory(memory);
   const ports = channels(domains, (port) => process.send?.(port));
   process.on("message", (port: number) => ports[port - 1]?.onevent?.());
-  if (fileBytes !== undefined) {
-    const { spawnSync } = await import("node:child_process");
-    // Else the kernel ends the process.
-    process.on("SIGXFSZ", () => {});
-    spawnSync("prlimit", [`--pid=${process.pid}`, `--fsize=${fileBytes}`]);
-  }
+  // Else the kernel ends the process whose files may be no longer.
+  process.on("SIGXFSZ", () => {});
   const daemon = new XenStoreDaemon({
     state: { file, onNote: (line) => process.send?.(line) },
     openRing: (domid, port) => ({
@@ -117,6 +111,11 @@ export class StoreDaemon implements AsyncDisposable {
     });
     child.once("exit", (code) => reject(new Error(`the daemon ended with ${code}`)));
     await promise;
+  }
+
+  /** Its files may have that many bytes from now on: to it, the disk is full then. */
+  limitFiles(bytes: number | "unlimited"): void {
+    execFileSync("prlimit", [`--pid=${this.#child!.pid}`, `--fsize=${bytes}:`]);
   }
 
   async end(signal: "SIGKILL" | "SIGTERM"): Promise<void> {
