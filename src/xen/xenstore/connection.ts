@@ -31,6 +31,8 @@ const FLUSH_BYTES = 64 * 1024;
 
 /** Requests of one client before the others have their turn: some tenths of a millisecond. */
 const TURN_REQUESTS = 64;
+/** Bytes of their payloads: a request costs by the names in its path, of which one may have a thousand. */
+const TURN_BYTES = 16 * 1024;
 
 export class Connection implements SessionOwner, Kickable {
   /** Called once, when the connection is over, with the reason where it was not meant to be. */
@@ -162,10 +164,12 @@ export class Connection implements SessionOwner, Kickable {
   }
 
   #work(): void {
+    let bytes = 0;
     for (let turn = 0; !this.#ended && !this.#waits(); turn++) {
       const message = this.#parser.next();
       if (message === undefined) break;
-      if (turn === TURN_REQUESTS) this.#rest();
+      bytes += message.payload.length;
+      if (turn === TURN_REQUESTS || bytes > TURN_BYTES) this.#rest();
       this.#answer(message);
       if (this.#mustRead()) {
         this.#stalled = true;

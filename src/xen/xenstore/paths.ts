@@ -50,6 +50,11 @@ export function childPath(parent: string, name: string): string {
   return parent === "/" ? `/${name}` : `${parent}/${name}`;
 }
 
+/** Whether `path` is `above`, which is not "/", or lies below it. */
+export function isWithin(path: string, above: string): boolean {
+  return path.startsWith(above) && (path.length === above.length || path[above.length] === "/");
+}
+
 /** Whether `path` lies at the very top: "/" or a special path. */
 export function isTopPath(path: string): boolean {
   return path === "/" || path.startsWith("@");

@@ -12,6 +12,7 @@ import {
   childPath,
   INTRODUCE_DOMAIN,
   isTopPath,
+  isWithin,
   parentPath,
   pathSegments,
   RELEASE_DOMAIN,
@@ -105,6 +106,9 @@ export class Tree {
   readonly #owned: Map<number, Owned>;
   /** Nodes of this tree by their path, so that one that is asked for often is found in one step. */
   readonly #found = new Map<string, Node>();
+  /** A path at which there is nothing, hence nothing below it: whoever asks for a node that is missing asks for those
+   * above it next, and a guest may name a thousand. */
+  #missing: string | undefined;
 
   private constructor(top: Node, holder: object, generation: number, owned: Map<number, Owned>) {
     this.#top = top;
@@ -140,10 +144,16 @@ export class Tree {
   get(path: string): TreeNode | undefined {
     const found = this.#found.get(path);
     if (found !== undefined) return found;
+    if (this.#missing !== undefined && isWithin(path, this.#missing)) return undefined;
     let node: Node | undefined = this.#top;
+    let end = -1;
     for (const name of pathSegments(path)) {
+      end += 1 + name.length;
       node = node.children.get(name);
-      if (node === undefined) return undefined;
+      if (node === undefined) {
+        this.#missing = path.slice(0, end);
+        return undefined;
+      }
     }
     this.#remember(path, node);
     return node;
@@ -170,6 +180,7 @@ export class Tree {
     const parent = this.#ownAbove(path);
     const name = baseName(path);
     invariant(!parent.children.has(name), `xenstore node ${path} is made twice`);
+    this.#missing = undefined;
     const node = new Node(this.#holder, permissions);
     node.value = value;
     node.listingAuthor = this.author;

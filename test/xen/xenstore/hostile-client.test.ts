@@ -252,3 +252,20 @@ test("a client that asks 100,000 things at once takes turns with the others", as
   }
   while (answers < sent) await nextTurn();
 });
+
+test("a client that asks for paths of a thousand names has a shorter turn", async () => {
+  await using daemon = new XenStoreDaemon({ limits: { queuedBytes: 1 << 30 } });
+  const greedy = daemon.connect(0);
+  let answers = 0;
+  const parser = new XenStoreParser();
+  greedy.onmessage = (bytes) => {
+    parser.push(bytes);
+    while (parser.next() !== undefined) answers++;
+  };
+  const modest = new RawClient(daemon.connect(0));
+  const path = `${"/x".repeat(1000)}\0`;
+  greedy.send(Buffer.concat(Array.from({ length: 100 }, () => message(XS_READ, path))));
+  assert.equal(await modest.ask(XS_WRITE, ["/modest", "1"]), "OK");
+  assert.ok(answers <= 20, `${answers} answers came before one`);
+  while (answers < 100) await nextTurn();
+});

@@ -111,6 +111,29 @@ test("any mix of changes and snapshots reads like plain maps", () => {
   );
 });
 
+test("what was missing is found once it is made, with what lies beside and below it", () => {
+  const tree = Tree.empty();
+  const deep = `/a${"/b".repeat(500)}`;
+  for (let path = deep; path !== "/"; path = parentPath(path)) {
+    assert.equal(tree.get(path), undefined);
+  }
+  tree.create("/ab", PRIVATE);
+  assert.equal(tree.get("/a/c"), undefined);
+  assert.ok(tree.get("/ab"), "its name only begins as the missing one");
+  tree.create("/a", PRIVATE);
+  assert.ok(tree.get("/a"));
+  assert.equal(tree.get("/a/b"), undefined);
+  tree.create("/a/b", PRIVATE);
+  assert.ok(tree.get("/a/b"));
+  assert.equal(tree.get(deep), undefined);
+  tree.remove("/a");
+  assert.equal(tree.get("/a/b"), undefined);
+  assert.equal(tree.get("/a"), undefined);
+  tree.create("/a", PRIVATE);
+  assert.ok(tree.get("/a"));
+  assert.equal(tree.get("/a/b"), undefined);
+});
+
 test("paths are absolute or below the domain's own directory, and have no empty names", () => {
   assert.equal(canonicalPath("/a/b", 3), "/a/b");
   assert.equal(canonicalPath("data/x", 3), "/local/domain/3/data/x");
