@@ -38,6 +38,8 @@ interface Guest<P> {
   deaths: number[];
   /** It has vbds, or may have. */
   wanted: boolean;
+  /** Its process was asked to end. */
+  leaving: boolean;
 }
 
 export class Supervisor<P extends GuestProcess> implements AsyncDisposable {
@@ -89,20 +91,36 @@ export class Supervisor<P extends GuestProcess> implements AsyncDisposable {
     }
     for (const domid of domids) {
       if (this.#ending || this.#guests.has(domid)) continue;
-      const guest: Guest<P> = { domid, process: undefined, deaths: [], wanted: true };
+      const guest: Guest<P> = {
+        ...{ domid, process: undefined, deaths: [] },
+        ...{ wanted: true, leaving: false },
+      };
       this.#guests.set(domid, guest);
       this.#begin(guest);
     }
   }
 
   #begin(guest: Guest<P>): void {
-    const process = this.#options.start(guest.domid);
+    let process: P;
+    try {
+      process = this.#options.start(guest.domid);
+    } catch (error) {
+      this.#died(guest, `cannot be begun (${String(error)})`);
+      return;
+    }
     guest.process = process;
+    guest.leaving = false;
     void process.ended.then((how) => {
       guest.process = undefined;
-      if (guest.wanted && !this.#ending) this.#died(guest, how);
-      else this.#guests.delete(guest.domid);
+      if (!guest.wanted || this.#ending) this.#forget(guest);
+      else if (guest.leaving) this.#begin(guest);
+      else this.#died(guest, how);
     });
+  }
+
+  /** Another of its number may have come meanwhile. */
+  #forget(guest: Guest<P>): void {
+    if (this.#guests.get(guest.domid) === guest) this.#guests.delete(guest.domid);
   }
 
   #died(guest: Guest<P>, how: string): void {
@@ -117,7 +135,7 @@ export class Supervisor<P extends GuestProcess> implements AsyncDisposable {
     onnote(`${who}: begun again`);
     clock.after(PAUSE_MILLISECONDS << (guest.deaths.length - 1), () => {
       if (guest.wanted && !this.#ending) this.#begin(guest);
-      else if (guest.process === undefined) this.#guests.delete(guest.domid);
+      else if (guest.process === undefined) this.#forget(guest);
     });
   }
 
@@ -125,7 +143,9 @@ export class Supervisor<P extends GuestProcess> implements AsyncDisposable {
   async #end(guest: Guest<P>): Promise<void> {
     if (!guest.wanted) return;
     guest.wanted = false;
-    if (guest.process === undefined) this.#guests.delete(guest.domid);
+    if (guest.process === undefined) this.#forget(guest);
+    if (guest.leaving) return;
+    guest.leaving = true;
     await guest.process?.leave();
     // A new one may have come while the process ended.
     for (const watch of this.#watches) watch.poke();

@@ -12,7 +12,7 @@ import type { BlockStore, EngineChoice, StoreSpec } from "../store/block-store.t
 import { openStore } from "../store/registry.ts";
 import { systemClock } from "../util/clock.ts";
 import { type Domain, XenError } from "../xen/domain.ts";
-import { readFlag } from "../xen/xenbus.ts";
+import { parseState, readFlag, XenbusState } from "../xen/xenbus.ts";
 import { DeviceWatch } from "./device-watch.ts";
 import { JournalFiles } from "./journal-files.ts";
 
@@ -53,6 +53,9 @@ export interface ServedVbd {
 const LOCK_PATIENCE = 30_000;
 const LOCK_INTERVAL = 100;
 
+/** DOMID/VDEV as toolstacks write them; others are not ours, and two spellings of one number would share their journals. */
+const NUMBERS = /\/(0|[1-9]\d{0,4})\/(0|[1-9]\d{0,9})$/;
+
 interface Device {
   readonly path: string;
   readonly journals: JournalFiles | undefined;
@@ -70,6 +73,8 @@ export class VbdService {
   readonly #devices = new Map<string, Device>();
   /** Directories of vbds that have ended, or could not be served: not looked at again while they stay. */
   readonly #done = new Set<string>();
+  /** Directories that are looked at for the first time; each root has a handler of its own. */
+  readonly #beginning = new Set<string>();
   readonly #watches: DeviceWatch[] = [];
   readonly #found: ReadonlySet<string>[];
   #ending = false;
@@ -110,25 +115,44 @@ export class VbdService {
     const paths = new Set(this.#found.flatMap((found) => [...found]));
     for (const path of this.#done) if (!paths.has(path)) this.#done.delete(path);
     for (const device of this.#devices.values()) {
-      // A disk that hangs holds up nobody else.
-      if (!paths.has(device.path)) void this.#vanish(device);
+      if (!paths.has(device.path)) this.#vanish(device);
       else await this.#look(device);
     }
     for (const path of paths) {
-      if (this.#ending || this.#devices.has(path) || this.#done.has(path)) continue;
-      await this.#begin(path).catch((error: unknown) => this.#refuse(path, error));
+      if (this.#ending || this.#devices.has(path) || this.#beginning.has(path)) continue;
+      this.#beginning.add(path);
+      try {
+        if (this.#done.has(path) && !(await this.#isMadeAnew(path))) continue;
+        this.#done.delete(path);
+        await this.#begin(path);
+      } catch (error) {
+        await this.#refuse(path, error);
+      } finally {
+        this.#beginning.delete(path);
+      }
     }
+  }
+
+  /** A toolstack removed the directory and made it again, and we saw neither: what we left there is gone. */
+  async #isMadeAnew(path: string): Promise<boolean> {
+    const { store } = this.#options.domain;
+    if (parseState(await store.read(`${path}/state`)) !== XenbusState.initialising) return false;
+    return (await store.read(`${path}/hotplug-error`)) === undefined;
   }
 
   async #begin(path: string): Promise<void> {
     const { domain, journals, ontrace, resolve } = this.#options;
+    const [, domid, vdev] = NUMBERS.exec(path) ?? [];
+    if (vdev === undefined) return;
     const request = await resolve(path);
-    if (request === undefined) return;
-    const [domid, vdev] = path.split("/").slice(-2).map(Number) as [number, number];
+    if (request === undefined || this.#ending) return;
     const device: Device = {
       path,
       request,
-      journals: journals === undefined ? undefined : new JournalFiles(journals, domid, vdev),
+      journals:
+        journals === undefined
+          ? undefined
+          : new JournalFiles(journals, Number(domid), Number(vdev)),
       backend: undefined,
       store: undefined,
       ending: new AbortController(),
@@ -145,7 +169,8 @@ export class VbdService {
         ontrace,
       });
       device.backend = backend;
-      void backend.ended.then(() => this.#ended(device));
+      if (device.vanished) this.#leave(device, backend);
+      else void backend.ended.then(() => this.#ended(device));
     } catch (error) {
       this.#devices.delete(path);
       device.journals?.remove();
@@ -174,25 +199,43 @@ export class VbdService {
     }
   }
 
-  /** The toolstack is done with a vbd that no frontend uses: nobody else will close it. */
+  /** Whether the vbd is still the one that we serve, and wanted. */
   async #look(device: Device): Promise<void> {
     const { backend, path } = device;
-    if (backend === undefined || backend.negotiated !== undefined) return;
+    if (backend === undefined || device.vanished) return;
+    if (await this.#isMadeAnew(path)) this.#vanish(device);
+    else if (backend.negotiated === undefined) await this.#closeUnwanted(device, backend);
+  }
+
+  /** The toolstack is done with a vbd that no frontend uses: nobody else will close it. */
+  async #closeUnwanted({ path, ending }: Device, backend: BlockBackend): Promise<void> {
     const { store } = this.#options.domain;
     const online = await store.read(`${path}/online`);
     if (online === undefined || (await readFlag(store, `${path}/online`))) return;
-    await backend[Symbol.asyncDispose]();
+    ending.abort(new XenError("ESHUTDOWN", `${path} was taken offline`));
+    this.#apart(path, backend[Symbol.asyncDispose]());
+  }
+
+  /** A disk that hangs holds up nobody else. */
+  #apart(path: string, work: Promise<void>): void {
+    void work.catch((error: unknown) => this.#trace("failed", `${path}: ${String(error)}`));
   }
 
   /** Its directory was removed under us: nothing is written any more. */
-  async #vanish(device: Device): Promise<void> {
+  #vanish(device: Device): void {
     if (device.vanished) return;
     device.vanished = true;
     device.ending.abort(new XenError("ESHUTDOWN", `${device.path} was removed`));
-    await device.backend?.leave();
-    this.#forget(device);
-    // Another may have come in its place.
-    for (const watch of this.#watches) watch.poke();
+    if (device.backend !== undefined) this.#leave(device, device.backend);
+  }
+
+  #leave(device: Device, backend: BlockBackend): void {
+    const left = backend.leave().finally(() => {
+      this.#forget(device);
+      // Another may have come in its place.
+      for (const watch of this.#watches) watch.poke();
+    });
+    this.#apart(device.path, left);
   }
 
   /** The device has gone for good. Where no toolstack is in this domain to do it, its directory is removed. */
@@ -206,7 +249,7 @@ export class VbdService {
     await device.backend?.[Symbol.asyncDispose]();
     this.#forget(device);
     this.#done.add(device.path);
-    if (domain.id === 0) return;
+    if (domain.id === 0 || (await this.#isMadeAnew(device.path))) return;
     await domain.store.remove(device.path);
     const parent = device.path.slice(0, device.path.lastIndexOf("/"));
     if ((await domain.store.list(parent))?.length === 0) await domain.store.remove(parent);

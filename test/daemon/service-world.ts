@@ -23,6 +23,10 @@ export class ServiceWorld implements AsyncDisposable {
   readonly backend: Domain;
   readonly folder: string;
   readonly notes: string[] = [];
+  /** Directories that were asked about. */
+  readonly asked: string[] = [];
+  /** Nobody is told what a directory is before. */
+  resolving: Promise<void> = Promise.resolve();
   service!: VbdService;
   readonly #frontends: Disk[] = [];
 
@@ -59,13 +63,17 @@ export class ServiceWorld implements AsyncDisposable {
   }
 
   /** Begins a service, as a daemon that is started does. */
-  async begin(): Promise<void> {
+  async begin(kinds: readonly string[] = ["vbd3"]): Promise<void> {
     const { store, id } = this.backend;
     this.service = await VbdService.start({
       domain: this.backend,
-      roots: [`/local/domain/${id}/backend/vbd3`],
+      roots: kinds.map((kind) => `/local/domain/${id}/backend/${kind}`),
       levels: 2,
-      resolve: async (path) => this.resolve(await store.read(`${path}/params`)),
+      resolve: async (path) => {
+        this.asked.push(path);
+        await this.resolving;
+        return this.resolve(await store.read(`${path}/params`));
+      },
       journals: join(this.folder, "journals"),
       ontrace: ({ kind, message }) => this.notes.push(`${kind}: ${message}`),
     });
@@ -109,6 +117,13 @@ export class ServiceWorld implements AsyncDisposable {
       if (tries === 500) {
         throw new Error(`${path} stays ${await this.dom0.store.read(path)}, not ${value}`);
       }
+      await sleep(10);
+    }
+  }
+
+  async untilAsked(path: string): Promise<void> {
+    for (let tries = 0; !this.asked.includes(path); tries++) {
+      if (tries === 500) throw new Error(`nobody asks about ${path}`);
       await sleep(10);
     }
   }

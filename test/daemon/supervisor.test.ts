@@ -34,11 +34,13 @@ async function world() {
   const started: FakeProcess[] = [];
   const notes: string[] = [];
   const clock = new TestClock();
+  const trouble = { starts: true };
   const supervisor = await Supervisor.start<FakeProcess>({
     store,
     roots: [ROOT],
     clock,
     start: (domid) => {
+      if (!trouble.starts) throw new Error("there is no memory");
       const process = new FakeProcess(domid);
       started.push(process);
       return process;
@@ -46,7 +48,7 @@ async function world() {
     onnote: (message) => void notes.push(message),
   });
   return {
-    ...{ machine, store, started, notes, clock, supervisor },
+    ...{ machine, store, started, notes, clock, supervisor, trouble },
     async [Symbol.asyncDispose]() {
       await supervisor[Symbol.asyncDispose]();
       await machine[Symbol.asyncDispose]();
@@ -112,6 +114,64 @@ test("a process whose guest goes while it is dead is not begun again", async () 
   at.clock.advance(1000);
   await sleep(5);
   assert.equal(at.started.length, 1);
+});
+
+test("a number that comes again while its dead process waits has one process all the same", async () => {
+  await using at = await world();
+  await make(at.store, 3);
+  await until("there is a process", () => at.started.length === 1);
+  at.started[0]!.die();
+  await until("it is said", () => at.notes.length === 1);
+  await at.store.remove(`${ROOT}/3`);
+  await until("it is forgotten", () => at.supervisor.domids.length === 0);
+  await make(at.store, 3);
+  await until("there is another", () => at.started.length === 2);
+  at.clock.advance(1000);
+  await at.store.write(`${ROOT}/3/51728/state`, "1");
+  await make(at.store, 4);
+  await until("all of that was seen", () => at.supervisor.domids.includes(4));
+  assert.deepEqual(
+    at.started.map(({ domid }) => domid),
+    [3, 3, 4],
+  );
+});
+
+test("vbds that come and go while their process ends are not counted as its deaths", async () => {
+  await using at = await world();
+  await make(at.store, 3);
+  for (let life = 1; life <= 8; life++) {
+    await until(`life ${life} begins`, () => at.started.length === life);
+    const process = at.started.at(-1)!;
+    let leaves = 0;
+    process.leave = async () => void leaves++;
+    await at.store.remove(`${ROOT}/3`);
+    await until("it is asked to leave", () => leaves === 1);
+    await make(at.store, 3);
+    await make(at.store, 4 + life);
+    await until("it is seen", () => at.supervisor.domids.includes(4 + life));
+    process.die();
+    await at.store.remove(`${ROOT}/${4 + life}`);
+    await until("it is over", () => !at.supervisor.domids.includes(4 + life));
+    at.started.splice(
+      at.started.findIndex(({ domid }) => domid === 4 + life),
+      1,
+    );
+    assert.equal(leaves, 1);
+  }
+  assert.deepEqual(at.notes, []);
+});
+
+test("a process that cannot be begun is tried again", async () => {
+  await using at = await world();
+  at.trouble.starts = false;
+  await make(at.store, 3);
+  await until("it is said", () => at.notes.length === 1);
+  assert.match(at.notes[0]!, /domain 3 cannot be begun .*no memory.*: begun again/);
+  at.clock.advance(100);
+  await until("it is said again", () => at.notes.length === 2);
+  at.trouble.starts = true;
+  at.clock.advance(200);
+  await until("there is a process", () => at.started.length === 1);
 });
 
 test("names that are no domids begin nothing", async () => {

@@ -94,6 +94,74 @@ test("a service that leaves is followed by another, and the guest writes on", as
   }
 });
 
+test("a vbd that is looked at while another kind of vbd comes has one backend", async () => {
+  await using world = await ServiceWorld.start();
+  await world.service.leave();
+  const gate = Promise.withResolvers<void>();
+  using _open = { [Symbol.dispose]: gate.resolve };
+  world.resolving = gate.promise;
+  await world.begin(["vbd3", "vbd"]);
+  const paths = await world.make(XVDA);
+  await world.untilAsked(paths.backend);
+  const other = "/local/domain/0/backend/vbd/9/51712";
+  await world.dom0.store.write(`${other}/state`, "1");
+  await world.untilAsked(other);
+  assert.equal(world.asked.filter((path) => path === paths.backend).length, 1);
+  gate.resolve();
+  const disk = await world.connect(paths);
+  await disk.write(0, Buffer.alloc(4096, 3));
+  assert.equal(world.service.vbds.length, 1);
+});
+
+test("a vbd that was removed and made again before anybody looked is a new one", async () => {
+  await using world = await ServiceWorld.start();
+  const paths = await world.make(XVDA);
+  await world.until(`${paths.backend}/state`, "2");
+  // As one step: nobody sees that there was none.
+  await world.make(XVDA);
+  await world.until(`${paths.backend}/state`, "2");
+  const disk = await world.connect(paths);
+  await disk.write(0, Buffer.alloc(4096, 2));
+  assert.equal(world.service.vbds.length, 1);
+  // Once more, after the one before has ended.
+  await askToClose(world.dom0.store, paths);
+  await disk[Symbol.asyncDispose]();
+  await world.until(`${paths.backend}/state`, "6");
+  while (world.service.vbds.length > 0) await sleep(5);
+  await world.make(XVDA);
+  await world.until(`${paths.backend}/state`, "2");
+  const again = await world.connect(paths);
+  assert.ok((await again.read(0, 4096)).every((byte) => byte === 2));
+});
+
+test("directories whose names are no numbers, or numbers written otherwise, are nobody's vbd", async () => {
+  await using world = await ServiceWorld.start();
+  const { store } = world.dom0;
+  const paths = await world.make(XVDA);
+  await world.connect(paths);
+  for (const name of ["x/51712", "01/51712", "1/051712", "1/0x10", "1/xvda", "1/-1"]) {
+    const path = `/local/domain/0/backend/vbd3/${name}`;
+    await store.write(`${path}/frontend`, paths.frontend);
+    await store.write(`${path}/frontend-id`, String(GUEST));
+    await store.write(`${path}/params`, "a.img");
+    await store.write(`${path}/state`, "1");
+  }
+  await world.until(`${(await world.make(XVDB, "a.img")).backend}/state`, "2");
+  assert.equal(world.service.vbds.length, 2);
+  assert.deepEqual(readdirSync(join(world.folder, "journals")), ["1-51712-0"]);
+});
+
+test("a vbd that waits for a lock can be unplugged meanwhile, and holds up no other", async () => {
+  await using world = await ServiceWorld.start();
+  await world.connect(await world.make(XVDA));
+  const paths = await world.make(XVDB);
+  const connecting = assert.rejects(world.connect(paths));
+  while (!world.notes.some((note) => note.includes("is locked: waiting"))) await sleep(5);
+  await takeOffline(world.dom0.store, paths);
+  await world.until(`${paths.backend}/state`, "6");
+  await connecting;
+});
+
 test("a guest that moves waits for the lock that its old self holds, until that has ended", async () => {
   await using world = await ServiceWorld.start();
   const before = await world.connect(await world.make(XVDA));
