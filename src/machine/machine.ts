@@ -3,7 +3,8 @@
  * devices between them. It plays the toolstack: it writes the nodes, starts both ends, and removes them at the end.
  */
 import { randomUUID } from "node:crypto";
-import { createReadStream } from "node:fs";
+import { constants } from "node:fs";
+import { open } from "node:fs/promises";
 import { join } from "node:path";
 import type { Duplex } from "node:stream";
 import {
@@ -318,11 +319,14 @@ export class Machine implements AsyncDisposable {
    * nothing behind, with XenError("EINVAL") for a file that is none or damaged, and with what stands against its name, its
    * disks and the file. */
   async restore(path: string, options: RestoreOptions = {}): Promise<Guest> {
-    const file = createReadStream(path);
+    await using file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
+    // Whoever opens a pipe or a device for reading may wait for ever, with a thread of everybody's.
+    if (!(await file.stat()).isFile()) throw new XenError("EINVAL", `${path} is not a file`);
+    const stream = file.createReadStream();
     try {
-      return await restoreGuest(this.#nursery, new RecordReader(file, true), options);
+      return await restoreGuest(this.#nursery, new RecordReader(stream, true), options);
     } finally {
-      file.destroy();
+      stream.destroy();
     }
   }
 

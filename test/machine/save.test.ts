@@ -1,6 +1,6 @@
 /** Guests that outlive their process: saved to a file, restored in another process, moved to another machine. */
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
 import { existsSync, readdirSync } from "node:fs";
 import { mkdir, readFile, stat, writeFile } from "node:fs/promises";
 import { type AddressInfo, connect, createServer, type Socket } from "node:net";
@@ -412,6 +412,18 @@ test("what cannot be written to its end leaves no file and the older one, whatev
   });
   assert.deepEqual(await readFile(path), Buffer.concat([page(1), page(2)]));
   assert.deepEqual(readdirSync(folder.path), ["saved"]);
+});
+
+test("a pipe and a device are no saved guest, and nobody waits for them", async () => {
+  await using folder = await temporaryFolder();
+  await using machine = await Machine.start();
+  const pipe = folder.file("pipe");
+  execFileSync("mkfifo", [pipe]);
+  // More than there are threads for files.
+  for (const path of [...Array.from({ length: 6 }, () => pipe), "/dev/zero", folder.file(".")]) {
+    await assert.rejects(machine.restore(path), { code: "EINVAL", message: /is not a file/ });
+  }
+  assert.equal(machine.guests.size, 0);
 });
 
 test("a saved file is its owner's alone", async () => {

@@ -177,13 +177,16 @@ export class Journal implements TreeJournal, AsyncDisposable {
     if (this.#timer !== undefined || this.#syncing) return;
     this.#timer = systemClock.after(SYNC_MS, () => {
       this.#timer = undefined;
-      this.#syncing = true;
       const file = this.#file;
-      const size = file?.size;
-      file?.syncLater((error) => {
+      if (file === undefined) return;
+      this.#syncing = true;
+      const { size } = file;
+      file.syncLater((error) => {
         this.#syncing = false;
-        if (file !== this.#file) return;
-        if (error !== null) this.#fail(error);
+        if (this.#file === undefined) return;
+        // What went to a shorter file meanwhile relied on us to begin again.
+        if (file !== this.#file) this.#syncSoon();
+        else if (error !== null) this.#fail(error);
         else if (file.size !== size) this.#syncSoon();
       });
     });

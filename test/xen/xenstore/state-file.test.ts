@@ -1,6 +1,16 @@
 /** The xenstore's state in a file: what comes back from it, and what a file may be like without harm. */
 import assert from "node:assert/strict";
-import { chmodSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { test } from "node:test";
 import { SeededRandom } from "../../../src/util/random.ts";
 import {
@@ -169,6 +179,46 @@ test("no second daemon has the file while one does, and the file's mode and plac
   await using daemon = daemonOf(link);
   assert.equal(await new XenStoreClient(daemon.connect(0)).read("/a"), "1");
   assert.equal(statSync(file).mode & 0o777, 0o600);
+});
+
+test("what a daemon left that was killed while it made a shorter file is no part of the state", async () => {
+  await using folder = await fastFolder();
+  const { bytes, trees } = await smallFile(folder.file("small"));
+  const whole = trees.at(-1);
+  for (const left of [Buffer.alloc(0), bytes.subarray(0, 7), bytes.subarray(0, 60), bytes]) {
+    const file = folder.file("state");
+    writeFileSync(file, bytes);
+    // Before the rename it has the beginning of the same, or all of it.
+    writeFileSync(`${file}.new`, left);
+    await using daemon = daemonOf(file);
+    assert.deepEqual(await wholeTree(daemon), whole);
+    assert.ok(!existsSync(`${file}.new`));
+  }
+  // There was no state yet: half of one is none.
+  writeFileSync(folder.file("first.new"), bytes);
+  await using daemon = daemonOf(folder.file("first"));
+  assert.equal(await new XenStoreClient(daemon.connect(0)).read("/a"), undefined);
+});
+
+test("what lies in the way of a shorter file is not touched, and refused at once", async () => {
+  await using folder = await fastFolder();
+  const [file, precious] = [folder.file("state"), folder.file("precious")];
+  const way = `${file}.new`;
+  writeFileSync(precious, "precious");
+  const ways: [string, () => void][] = [
+    ["a link", () => symlinkSync(precious, way)],
+    ["a folder", () => mkdirSync(way)],
+    ["a pipe", () => execFileSync("mkfifo", [way])],
+  ];
+  for (const [what, make] of ways) {
+    make();
+    assert.throws(() => daemonOf(file), { code: /ELOOP|EISDIR|EINVAL/, message: /^[^\n]*$/ }, what);
+    assert.equal(readFileSync(precious, "utf8"), "precious");
+    rmSync(way, { recursive: true });
+  }
+  execFileSync("mkfifo", [file]);
+  assert.throws(() => daemonOf(file), { code: "EINVAL", message: /not a file/ });
+  assert.throws(() => daemonOf("/dev/zero"), { code: /EINVAL|EACCES/ });
 });
 
 test("a folder that is not there, a folder, and a file of another kind are refused in one line", async () => {
