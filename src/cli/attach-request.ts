@@ -6,7 +6,7 @@
  */
 import type { BackendLimits, FrontendLimits, Link } from "../index.ts";
 import type { EngineChoice, StoreSpec } from "../store/block-store.ts";
-import { catalogue } from "./catalogue.ts";
+import { unlockedSpec } from "../store/registry.ts";
 import { UsageError } from "./errors.ts";
 import { backendKnobs, frontendKnobs } from "./knobs.ts";
 import type { DiskOptions } from "./options.ts";
@@ -58,11 +58,9 @@ export function settingsOf(options: DiskOptions): AttachSettings {
 
 /** A disk that others may write at the same time. Only a driver that locks keeps them out. */
 export function unlocked(spec: StoreSpec): StoreSpec {
-  const driver = catalogue().drivers.find(({ name }) => name === spec.driver);
-  if (driver?.parameters.some(({ name }) => name === "lock") !== true) {
-    throw new UsageError(`--shared: driver ${spec.driver} locks nothing that could be shared`);
-  }
-  return { ...spec, parameters: { lock: "off", ...spec.parameters } };
+  const free = unlockedSpec(spec);
+  if (free !== undefined) return free;
+  throw new UsageError(`--shared: driver ${spec.driver} locks nothing that could be shared`);
 }
 
 /** Without the fields that are undefined: an option that was not given leaves the default of the library. */

@@ -23,7 +23,7 @@ export function attachRequestOf(domain: string, disk: XlDisk, options: DiskOptio
   if (target === undefined) {
     throw new UsageError("an empty cdrom drive is not served: name a disk in target=");
   }
-  const spec = absoluteSpec(specOf(target.trim(), disk.format));
+  const spec = absoluteSpec(diskOf(target.trim(), disk.format));
   const settings = settingsOf(options);
   return {
     domain,
@@ -62,7 +62,7 @@ function refuse({ script, backend, backendType }: XlDisk): void {
 }
 
 /** `[--filter NAME]... [DRIVER] NAME [key=value ...]` */
-function specOf(target: string, format: XlDisk["format"]): StoreSpec {
+export function diskOf(target: string, format: XlDisk["format"]): StoreSpec {
   const drivers = driverNames();
   const { names, rest } = leadingFilters(target);
   const words = splitDisk(rest, drivers);

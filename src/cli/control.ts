@@ -102,10 +102,14 @@ export function findMachine(name: string): string | undefined {
   return undefined;
 }
 
+/** What --machine calls the Xen host that we run on, in place of a folder. */
+export const XEN_HOST = "xen";
+
 /** The folder of the server that a person means: the one that is named, that of the environment, or the only one that
- * runs. Rejects with a UsageError that says what to name. */
+ * runs; XEN_HOST where that is meant, or none runs and this is one. Rejects with a UsageError that says what to name. */
 export async function findServer(name: string | undefined): Promise<string> {
   const named = name ?? process.env.VBDKIT_MACHINE;
+  if (named === XEN_HOST) return XEN_HOST;
   if (named !== undefined) {
     const folder = findMachine(named);
     if (folder === undefined) throw new UsageError(`${named}: no server runs there`);
@@ -116,6 +120,7 @@ export async function findServer(name: string | undefined): Promise<string> {
     if ((await probeUnixSocket(socket)) === "served") running.push(dirname(socket));
   }
   const [only] = running;
+  if (only === undefined && existsSync("/dev/xen/xenbus")) return XEN_HOST;
   if (only === undefined) {
     throw new UsageError(
       "no server runs; start one with vbdkit serve or vbdkit machine, or name its folder",
@@ -136,7 +141,7 @@ export interface AskOptions {
 
 /** Asks the server in `directory`; its notes go to standard error. Rejects with a UsageError where there is no server, and
  * with what it says. */
-export async function ask<T>(
+export async function askServer<T>(
   directory: string,
   request: string,
   options: AskOptions = {},

@@ -10,8 +10,9 @@ import type { DiskTable, ServedDisk } from "./disk-table.ts";
 export interface ListedDomain {
   readonly name: string;
   readonly domid: number;
-  /** "running", or why it does not run: "suspend", "poweroff", "reboot", "crash" (sched.h). */
-  readonly state: GuestState;
+  /** "running", or why it does not run: "suspend", "poweroff", "reboot", "crash" (sched.h). Absent on a Xen host, where xl
+   * list tells. */
+  readonly state?: GuestState;
   readonly disks: readonly ListedDisk[];
 }
 
@@ -32,9 +33,9 @@ export interface ListedDisk {
   readonly size: number;
   readonly access: "r" | "w";
   readonly link: string;
-  /** NBD clients that use it now. */
-  readonly clients: number;
-  readonly uri: string;
+  /** NBD clients that use it now, and where they find it; absent on a Xen host. */
+  readonly clients?: number;
+  readonly uri?: string;
   /** As it was typed. */
   readonly disk: string;
   readonly frontendPath: string;

@@ -56,13 +56,17 @@ export function addListenOptions(command: Command): Command {
 }
 
 export function addOpenOptions(command: Command): Command {
-  return command
-    .option("--shared", "do not lock the image; you keep its writers apart")
-    .addOption(
-      new Option("--engine <ENGINE>", "how files are read and written")
-        .choices(["auto", "io_uring", "pread", "libuv"])
-        .default("auto"),
-    );
+  return addEngineOption(
+    command.option("--shared", "do not lock the image; you keep its writers apart"),
+  );
+}
+
+export function addEngineOption(command: Command): Command {
+  return command.addOption(
+    new Option("--engine <ENGINE>", "how files are read and written")
+      .choices(["auto", "io_uring", "pread", "libuv"])
+      .default("auto"),
+  );
 }
 
 export function addRingOptions(command: Command): Command {
@@ -119,7 +123,7 @@ export function addArrivalOptions(command: Command): Command {
 export function addMachineOption(command: Command): Command {
   return command.option(
     "--machine <SERVER>",
-    "a running machine: its folder, a socket in it, or its URI (default: $VBDKIT_MACHINE, or the only one)",
+    "a running machine: its folder, a socket in it, its URI, or xen (default: $VBDKIT_MACHINE, or the only one)",
   );
 }
 

@@ -4,6 +4,7 @@ import { didYouMean } from "../util/nearest.ts";
 import { attachCommand } from "./commands/attach.ts";
 import { completionCommand } from "./commands/completion.ts";
 import { copyCommand } from "./commands/copy.ts";
+import { daemonCommand } from "./commands/daemon.ts";
 import { detachCommand } from "./commands/detach.ts";
 import { driversCommand, filtersCommand } from "./commands/drivers.ts";
 import { helpCommand } from "./commands/help.ts";
@@ -49,6 +50,7 @@ Try:
     );
   program.addCommand(serveCommand());
   program.addCommand(machineCommand());
+  program.addCommand(daemonCommand());
   program.addCommand(attachCommand());
   program.addCommand(detachCommand());
   program.addCommand(listCommand());

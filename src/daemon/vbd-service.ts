@@ -9,7 +9,7 @@ import { availableParallelism } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type BackendEvent, type BackendLimits, BlockBackend } from "../block/index.ts";
 import type { BlockStore, EngineChoice, StoreSpec } from "../store/block-store.ts";
-import { openStore } from "../store/registry.ts";
+import { openStore, unlockedSpec } from "../store/registry.ts";
 import { systemClock } from "../util/clock.ts";
 import { type Domain, XenError } from "../xen/domain.ts";
 import { parseState, readFlag, XenbusState } from "../xen/xenbus.ts";
@@ -145,7 +145,9 @@ export class VbdService {
     const [, domid, vdev] = NUMBERS.exec(path) ?? [];
     if (vdev === undefined) return;
     const request = await resolve(path);
-    if (request === undefined || this.#ending) return;
+    if (request === undefined) return;
+    await this.#probe(request);
+    if (this.#ending) return;
     const device: Device = {
       path,
       request,
@@ -176,6 +178,14 @@ export class VbdService {
       device.journals?.remove();
       throw error;
     }
+  }
+
+  /** That there is such a disk is said now, to whoever makes the vbd, and not only to the guest that connects later. Its
+   * lock may be another's until then. */
+  async #probe({ spec, engine }: DeviceRequest): Promise<void> {
+    const { reactor } = this.#options.domain;
+    const store = await openStore(unlockedSpec(spec) ?? spec, { reactor, readOnly: true, engine });
+    await store[Symbol.asyncDispose]();
   }
 
   /** Opens the disk for a frontend that connects; waits where another holds its lock. */

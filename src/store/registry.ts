@@ -79,6 +79,12 @@ registerFilter(delayFilter);
 registerFilter(errorFilter);
 registerFilter(logFilter);
 
+/** The same disk without its lock; undefined where its driver locks nothing. */
+export function unlockedSpec(spec: StoreSpec): StoreSpec | undefined {
+  if (drivers.get(spec.driver)?.parameters.lock === undefined) return undefined;
+  return { ...spec, parameters: { lock: "off", ...spec.parameters } };
+}
+
 export interface OpenStoreOptions {
   /** The thread's own if absent. */
   readonly reactor?: Reactor;

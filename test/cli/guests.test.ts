@@ -83,9 +83,9 @@ test("a guest is saved and restored, also under another name and on a copy of it
     ),
   );
   assert.deepEqual([twin.name, twin.state, twin.inherited], ["twin", "running", 0]);
-  io(twin.disks[0]!.uri, "read -P 0x5a 4k 4k");
+  io(twin.disks[0]!.uri!, "read -P 0x5a 4k 4k");
   io(uri, "write -P 0x11 4k 4k");
-  io(twin.disks[0]!.uri, "read -P 0x5a 4k 4k");
+  io(twin.disks[0]!.uri!, "read -P 0x5a 4k 4k");
   await refused(machine, /there is a guest keeper already/, "restore", "keeper.saved");
   await machine.okay("save", "keeper", "keeper.saved");
   await refused(machine, /there is no domain "keeper"/, "list", "keeper");
@@ -145,8 +145,8 @@ test("a guest moves to another machine with its disks, and stays where it is not
   );
   await refused(machine, /there is no domain "nomad"/, "list", "nomad");
   const [disk] = (await listed(other, "nomad")).disks;
-  io(disk!.uri, "read -P 0x5a 4k 4k");
-  io(disk!.uri, "write -P 0x22 4k 4k");
+  io(disk!.uri!, "read -P 0x5a 4k 4k");
+  io(disk!.uri!, "write -P 0x22 4k 4k");
   await refused(machine, /there is no domain "nomad"/, "migrate", "nomad", there);
   assert.match(await other.okay("shutdown", "nomad"), /^nomad \(\d+\) is shut down\n$/);
   assert.equal(readFileSync(machine.folder.file("nomad.img"))[4096], 0x22);

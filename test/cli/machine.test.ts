@@ -115,7 +115,7 @@ describe("a machine", () => {
     await machine.okay("detach", "web", "51712");
     assert.deepEqual(readFileSync(image).subarray(4096, 8192), Buffer.alloc(4096, 0x5a));
     assert.equal(readFileSync(image)[2 ** 20], 0x77);
-    assert.notEqual(io(uri, "read 0 4k").status, 0);
+    assert.notEqual(io(uri!, "read 0 4k").status, 0);
     assert.equal(await machine.okay("list", "--names", "web"), "hdc\n");
     assert.equal(await machine.okay("list", "--names"), "first\nweb\ndatabase\n");
   });
@@ -174,7 +174,7 @@ describe("a machine", () => {
     while (!disks.some(({ state }) => state === "dead")) disks = await disksOf("lost");
     for (const { vdev, state, uri } of disks) {
       assert.equal(state === "dead", vdev === "xvdp");
-      assert.equal(io(uri, "read 0 4k").stdout.includes("failed"), state === "dead");
+      assert.equal(io(uri!, "read 0 4k").stdout.includes("failed"), state === "dead");
     }
     assert.match(await machine.okay("list", "lost"), /\nxvdp of lost: .+\n$/);
     await machine.okay("stats");

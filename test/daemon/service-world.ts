@@ -29,8 +29,13 @@ export class ServiceWorld implements AsyncDisposable {
   resolving: Promise<void> = Promise.resolve();
   service!: VbdService;
   readonly #frontends: Disk[] = [];
+  #resolve: ((path: string) => Promise<DeviceRequest | undefined>) | undefined = undefined;
 
-  static async start(backendDomid = 0): Promise<ServiceWorld> {
+  /** `resolve` reads a backend's directory; a params node that names a file of the folder is ours where it is absent. */
+  static async start(
+    backendDomid = 0,
+    resolve?: (path: string) => Promise<DeviceRequest | undefined>,
+  ): Promise<ServiceWorld> {
     const machine = await EmbeddedMachine.create({ reactor: new Reactor(), memoryPages: 2048 });
     const dom0 = await machine.createDomain(0);
     const guest = await machine.createDomain(GUEST);
@@ -44,6 +49,7 @@ export class ServiceWorld implements AsyncDisposable {
     const folder = await mkdtemp(join(tmpdir(), "vbdkit-test-"));
     await writeFile(join(folder, "a.img"), Buffer.alloc(IMAGE_BYTES));
     const world = new ServiceWorld(machine, dom0, guest, backend, folder);
+    world.#resolve = resolve;
     await world.begin();
     return world;
   }
@@ -72,15 +78,15 @@ export class ServiceWorld implements AsyncDisposable {
       resolve: async (path) => {
         this.asked.push(path);
         await this.resolving;
-        return this.resolve(await store.read(`${path}/params`));
+        if (this.#resolve !== undefined) return await this.#resolve(path);
+        return this.requestOf(await store.read(`${path}/params`));
       },
       journals: join(this.folder, "journals"),
       ontrace: ({ kind, message }) => this.notes.push(`${kind}: ${message}`),
     });
   }
 
-  /** A params node that names a file of the folder is ours. */
-  resolve(params: string | undefined): DeviceRequest | undefined {
+  requestOf(params: string | undefined): DeviceRequest | undefined {
     if (params === undefined || params === "theirs") return undefined;
     if (params === "bad") throw new Error("bad: is no disk");
     return {

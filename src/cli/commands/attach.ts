@@ -1,7 +1,8 @@
 /** `vbdkit attach DOMAIN DISKSPEC`: xl block-attach, on a running machine. */
 import { Command } from "commander";
 import { formatSize } from "../../util/size.ts";
-import { ask, findServer } from "../control.ts";
+import { ask } from "../ask.ts";
+import { findServer } from "../control.ts";
 import type { ListedDisk } from "../disk-list.ts";
 import { knobHelp } from "../knobs.ts";
 import {
@@ -17,11 +18,7 @@ import { StopSignal } from "../signals.ts";
 interface AttachOptions extends DiskOptions {
   machine?: string;
   json?: true;
-  verbose?: true;
 }
-
-/** The machine that is no server of ours: a folder of that name is written ./xen. */
-const XEN = "xen";
 
 export function attachCommand(): Command {
   const command = addDomainArgument(
@@ -43,14 +40,13 @@ export function attachCommand(): Command {
 const examples = `
 DISKSPEC is TARGET,FORMAT,VDEV,ACCESS or vdev=VDEV,access=r|rw,format=raw,...,target=DISK, where DISK comes last and is
 written as for vbdkit serve, after its filters: [--filter NAME]... [DRIVER] NAME [key=value ...].
-Without --machine it is $VBDKIT_MACHINE, or the one machine of yours that runs. --machine xen is the Xen that this runs on:
-the guest is one of its domains, and vbdkit serves the disk until Ctrl-C, or until somebody detaches it.
+Without --machine it is $VBDKIT_MACHINE, or the one machine of yours that runs, or else the Xen host that this is
+(--machine xen): then vbdkit daemon serves the disk.
 
 Examples:
   vbdkit attach web disk.img,raw,xvda
   vbdkit attach web 'vdev=xvdb,access=r,target=memory 1G'
   vbdkit attach web 'vdev=xvdc,target=--filter delay disk.img rdelay=10ms' --link process
-  vbdkit attach --machine xen database disk.img,raw,xvdb
 `;
 
 async function attach(domain: string, words: string[], options: AttachOptions): Promise<void> {
@@ -61,13 +57,10 @@ async function attach(domain: string, words: string[], options: AttachOptions): 
     import("../xl-disk.ts"),
   ]);
   const fields = attachRequestOf(domain, parseXlDisk(words), options);
-  if (options.machine === XEN) {
-    const { attachToXen } = await import("../xen-attach.ts");
-    return await attachToXen(fields, options, stop);
-  }
   const server = await findServer(options.machine);
   const disk = await ask<ListedDisk>(server, "attach", { fields, patient: true, signal });
   if (options.json) return printJson(disk);
   const access = disk.access === "r" ? ", read-only" : "";
-  print(`${disk.vdev} of ${disk.domain}: ${formatSize(disk.size)}${access}, ${disk.uri}`);
+  const where = disk.uri ?? disk.state;
+  print(`${disk.vdev} of ${disk.domain}: ${formatSize(disk.size)}${access}, ${where}`);
 }

@@ -1,6 +1,7 @@
 /** `vbdkit detach DOMAIN VDEV`: xl block-detach, on a running machine. */
 import { Command } from "commander";
-import { ask, findServer } from "../control.ts";
+import { ask } from "../ask.ts";
+import { findServer } from "../control.ts";
 import { addDomainArgument, addMachineOption } from "../options.ts";
 import { StopSignal } from "../signals.ts";
 

@@ -1,6 +1,7 @@
 /** `vbdkit create`, `suspend`, `resume`, `shutdown` and `destroy`: the life of a running machine's guests, in xl's words. */
 import { Command } from "commander";
-import { ask, findServer } from "../control.ts";
+import { ask } from "../ask.ts";
+import { findServer } from "../control.ts";
 import type { GoneDomain } from "../guest-answers.ts";
 import { addDomainArgument, addMachineOption } from "../options.ts";
 import { print, printJson } from "../output.ts";

@@ -1,8 +1,9 @@
 /** `vbdkit list`: the guests of a running machine and their disks, in xl block-list's columns and ours. */
 import { Command, Option } from "commander";
 import { formatSize } from "../../util/size.ts";
+import { ask } from "../ask.ts";
 import { type Column, columnLines } from "../columns.ts";
-import { ask, findServer } from "../control.ts";
+import { findServer } from "../control.ts";
 import type { ListedDisk, ListedDomain } from "../disk-list.ts";
 import { addMachineOption } from "../options.ts";
 import { print, printJson } from "../output.ts";
@@ -63,7 +64,7 @@ const of = (value: (disk: ListedDisk) => string | number | undefined) => (row: R
 const columns: readonly Column<Row>[] = [
   { title: "Name", left: true, cell: ({ domain }) => domain.name },
   { title: "ID", cell: ({ domain }) => domain.domid },
-  { title: "State", left: true, cell: ({ domain }) => domain.state },
+  { title: "State", left: true, cell: ({ domain }) => domain.state ?? "-" },
   { title: "Vdev", left: true, cell: of((disk) => disk.vdev) },
   { title: "BE", cell: of((disk) => disk.backend), expendable: 4 },
   { title: "handle", cell: of((disk) => disk.handle), expendable: 5 },

@@ -1,7 +1,8 @@
 /** `vbdkit migrate DOMAIN MACHINE`: xl migrate, between two running machines. */
 import { Command } from "commander";
 import { type ArrivalOptions, arrivalOf, sayArrived } from "../arrival.ts";
-import { ask, findMachine, findServer } from "../control.ts";
+import { ask } from "../ask.ts";
+import { findMachine, findServer } from "../control.ts";
 import { UsageError } from "../errors.ts";
 import type { ArrivedDomain, GoneDomain } from "../guest-answers.ts";
 import { addArrivalOptions, addDomainArgument, addMachineOption } from "../options.ts";

@@ -1,7 +1,8 @@
 /** `vbdkit resize DOMAIN VDEV SIZE`: another size for a disk of a running machine, seen by its guest at once. */
 import { Command } from "commander";
 import { formatSize, parseSize } from "../../util/size.ts";
-import { ask, findServer } from "../control.ts";
+import { ask } from "../ask.ts";
+import { findServer } from "../control.ts";
 import type { ListedDisk } from "../disk-list.ts";
 import { UsageError } from "../errors.ts";
 import { addDomainArgument, addMachineOption } from "../options.ts";

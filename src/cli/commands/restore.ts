@@ -2,7 +2,8 @@
 import { resolve } from "node:path";
 import { Command } from "commander";
 import { type ArrivalOptions, arrivalOf, sayArrived } from "../arrival.ts";
-import { ask, findServer } from "../control.ts";
+import { ask } from "../ask.ts";
+import { findServer } from "../control.ts";
 import type { ArrivedDomain } from "../guest-answers.ts";
 import { addArrivalOptions, addMachineOption } from "../options.ts";
 import { StopSignal } from "../signals.ts";

@@ -1,7 +1,8 @@
 /** `vbdkit save DOMAIN FILE`: xl save, on a running machine. */
 import { resolve } from "node:path";
 import { Command, Option } from "commander";
-import { ask, findServer } from "../control.ts";
+import { ask } from "../ask.ts";
+import { findServer } from "../control.ts";
 import type { ListedDomain } from "../disk-list.ts";
 import type { GoneDomain } from "../guest-answers.ts";
 import { addDomainArgument, addMachineOption } from "../options.ts";

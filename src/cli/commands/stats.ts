@@ -2,8 +2,9 @@
 import { Command, Option } from "commander";
 import type { DiskStatistics, RingStatistics, ServerStatistics } from "../../trace/statistics.ts";
 import { statisticNames } from "../../trace/statistics.ts";
+import { ask } from "../ask.ts";
 import { type Column, columnLines } from "../columns.ts";
-import { ask, findServer } from "../control.ts";
+import { findServer } from "../control.ts";
 import { print, printJson } from "../output.ts";
 
 export function statsCommand(): Command {

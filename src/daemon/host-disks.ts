@@ -1,0 +1,234 @@
+/**
+ * Disks of a Xen host's guests, as the toolstack sees them: made, looked at and removed through the xenstore alone, where
+ * a daemon of ours finds them (libxl_device.c: device__disk_add, libxl__initiate_device_generic_remove).
+ *
+ * Invariant: where a disk is, is read from directories that no guest can write; what a toolstack of another made is not
+ * removed.
+ */
+import { setTimeout as sleep } from "node:timers/promises";
+import { XenError, type XenStore } from "../xen/domain.ts";
+import { askToClose, createVbd, removeVbd, type VbdPaths } from "../xen/toolstack.ts";
+import { frontendPath, parseVdev, toolstackPath, vdevName } from "../xen/vbd.ts";
+import { parseState, readNumber, XenbusState } from "../xen/xenbus.ts";
+
+/** Directories below backend/ in which ours are. */
+const KINDS = ["vbd3", "vbd"] as const;
+/** In a backend's directory: what it is served from, by our own tools. JSON; not for the guest's eyes. */
+export const REQUEST_NODE = "vbdkit";
+/** libxl gives a backend ten seconds to come to InitWait, and to Closed; a process of ours may have to start first. */
+const PATIENCE_MILLISECONDS = 20_000;
+const LOOK_MILLISECONDS = 50;
+
+const DOMID = /^\d{1,5}$/;
+
+export interface HostGuest {
+  readonly domid: number;
+  readonly name: string;
+}
+
+export interface HostDisk {
+  readonly guest: HostGuest;
+  readonly vdev: number;
+  readonly backendDomid: number;
+  readonly paths: VbdPaths;
+  /** Of the backend. */
+  readonly state: XenbusState;
+  /** Bytes; undefined before a frontend has connected. */
+  readonly size: number | undefined;
+  readonly readOnly: boolean;
+  /** params of the backend. */
+  readonly text: string;
+  readonly eventChannel: number | undefined;
+  readonly ringReference: number | undefined;
+  /** Made by `attachHostDisk`, else by another toolstack. */
+  readonly ours: boolean;
+  readonly error: string | undefined;
+}
+
+/** All domains, dom0 too. */
+export async function listGuests(store: XenStore): Promise<HostGuest[]> {
+  const domids = ((await store.list("/local/domain")) ?? []).filter((name) => DOMID.test(name));
+  const guests = await Promise.all(
+    domids.map(async (domid) => ({
+      domid: Number(domid),
+      // A driver domain may not read the names of others.
+      name: (await store.read(`/local/domain/${domid}/name`).catch(() => undefined)) ?? domid,
+    })),
+  );
+  return guests.sort((left, right) => left.domid - right.domid);
+}
+
+export interface HostDiskDescription {
+  readonly backendDomid: number;
+  readonly guest: HostGuest;
+  readonly vdev: string;
+  readonly readOnly: boolean;
+  readonly cdrom: boolean;
+  readonly discard: boolean;
+  /** For people. */
+  readonly text: string;
+  /** For the daemon: see REQUEST_NODE. */
+  readonly request: string;
+  readonly signal: AbortSignal;
+}
+
+/** Writes the nodes and waits until a daemon has taken the disk up. Rejects, and leaves nothing behind, with
+ * XenError("EEXIST") where there is such a disk, ("ETIMEDOUT") where nobody serves it, and what a daemon says of it. */
+export async function attachHostDisk(
+  store: XenStore,
+  disk: HostDiskDescription,
+): Promise<HostDisk> {
+  const vdev = parseVdev(disk.vdev);
+  const { guest, signal, backendDomid } = disk;
+  if (
+    (await store.list(frontendPath(guest.domid, vdev))) !== undefined ||
+    (await store.list(toolstackPath(guest.domid, vdev))) !== undefined
+  ) {
+    throw new XenError("EEXIST", `${guest.name} has ${vdevName(vdev)} already; choose another`);
+  }
+  const paths = await createVbd(store, {
+    frontendDomid: guest.domid,
+    backendDomid,
+    vdev,
+    readOnly: disk.readOnly,
+    cdrom: disk.cdrom,
+    params: disk.text,
+    kind: "vbd3",
+    discard: disk.discard,
+    secrets: { [REQUEST_NODE]: disk.request },
+  });
+  try {
+    await untilServed(store, paths.backend, signal);
+  } catch (error) {
+    await removeVbd(store, paths);
+    throw error;
+  }
+  return (await readDisk(store, guest, vdev, paths.backend))!;
+}
+
+async function untilServed(store: XenStore, path: string, signal: AbortSignal): Promise<void> {
+  const patience = performance.now() + PATIENCE_MILLISECONDS;
+  for (;;) {
+    signal.throwIfAborted();
+    if ((await store.read(`${path}/hotplug-status`)) === "error") {
+      const why = await store.read(`${path}/hotplug-error`);
+      throw new XenError("EIO", why ?? "the daemon could not serve it");
+    }
+    const state = parseState(await store.read(`${path}/state`));
+    if (state >= XenbusState.initWait) return;
+    if (performance.now() > patience) {
+      throw new XenError(
+        "ETIMEDOUT",
+        "no daemon took the disk up: start one with vbdkit daemon in the backend's domain",
+      );
+    }
+    await sleep(LOOK_MILLISECONDS);
+  }
+}
+
+/** Waits until a frontend has connected, or has not for a while; the disk as it is then. */
+export async function untilConnected(
+  store: XenStore,
+  disk: HostDisk,
+  signal: AbortSignal,
+): Promise<HostDisk> {
+  const patience = performance.now() + PATIENCE_MILLISECONDS;
+  const { guest, vdev, paths } = disk;
+  for (;;) {
+    signal.throwIfAborted();
+    const now = (await readDisk(store, guest, vdev, paths.backend)) ?? disk;
+    if (now.state >= XenbusState.connected || performance.now() > patience) return now;
+    await sleep(LOOK_MILLISECONDS);
+  }
+}
+
+/** Takes the disk offline and removes it once the guest has let it go. Rejects with XenError("EBUSY") where it does not,
+ * which leaves the disk as it is; `force` removes it whatever the guest does. */
+export async function detachHostDisk(
+  store: XenStore,
+  disk: HostDisk,
+  force: boolean,
+  signal: AbortSignal,
+): Promise<void> {
+  const { paths, guest } = disk;
+  const name = vdevName(disk.vdev);
+  if (!disk.ours) {
+    throw new XenError(
+      "EPERM",
+      `${name} of ${guest.name} was made by its toolstack: xl block-detach ${guest.name} ${name}`,
+    );
+  }
+  if (force) {
+    await removeVbd(store, paths);
+    return;
+  }
+  await askToClose(store, paths);
+  const patience = performance.now() + PATIENCE_MILLISECONDS;
+  for (;;) {
+    signal.throwIfAborted();
+    const text = await store.read(`${paths.backend}/state`);
+    if (text === undefined || parseState(text) === XenbusState.closed) break;
+    if (performance.now() > patience) {
+      throw new XenError(
+        "EBUSY",
+        `${guest.name} does not let ${name} go: is it mounted there? It goes when the guest closes it; --force removes it now`,
+      );
+    }
+    await sleep(LOOK_MILLISECONDS);
+  }
+  await removeVbd(store, paths);
+}
+
+/** The disks that backends of `backendDomid` have for the guest. */
+export async function listHostDisks(
+  store: XenStore,
+  backendDomid: number,
+  guest: HostGuest,
+): Promise<HostDisk[]> {
+  const disks: HostDisk[] = [];
+  for (const kind of KINDS) {
+    const folder = `/local/domain/${backendDomid}/backend/${kind}/${guest.domid}`;
+    for (const vdev of (await store.list(folder)) ?? []) {
+      if (!/^\d{1,10}$/.test(vdev)) continue;
+      const disk = await readDisk(store, guest, Number(vdev), `${folder}/${vdev}`);
+      if (disk !== undefined) disks.push(disk);
+    }
+  }
+  return disks.sort((left, right) => left.vdev - right.vdev);
+}
+
+async function readDisk(
+  store: XenStore,
+  guest: HostGuest,
+  vdev: number,
+  backend: string,
+): Promise<HostDisk | undefined> {
+  const state = await store.read(`${backend}/state`);
+  if (state === undefined) return undefined;
+  const frontend = frontendPath(guest.domid, vdev);
+  const number = async (...paths: string[]): Promise<number | undefined> => {
+    for (const path of paths) {
+      const value = await readNumber(store, path, Number.MAX_SAFE_INTEGER);
+      if (value !== undefined) return value;
+    }
+    return undefined;
+  };
+  const sectors = await number(`${backend}/sectors`);
+  return {
+    ...{ guest, vdev, paths: { frontend, backend } },
+    backendDomid: Number(backend.split("/")[3]),
+    state: parseState(state),
+    size: sectors === undefined ? undefined : sectors * 512,
+    readOnly: (await store.read(`${backend}/mode`)) === "r",
+    text: (await store.read(`${backend}/params`)) ?? "",
+    eventChannel: await number(`${frontend}/event-channel`, `${frontend}/queue-0/event-channel`),
+    ringReference: await number(
+      `${frontend}/ring-ref`,
+      `${frontend}/ring-ref0`,
+      `${frontend}/queue-0/ring-ref`,
+      `${frontend}/queue-0/ring-ref0`,
+    ),
+    ours: (await store.read(`${backend}/${REQUEST_NODE}`)) !== undefined,
+    error: await store.read(`${backend}/error`),
+  };
+}
