@@ -228,10 +228,14 @@ export class DiskTable implements AsyncDisposable {
     return entry;
   }
 
-  /** Gives up what is being attached. The disks are the machine's to detach. */
+  /** Gives up what is being attached, and offers no more what a guest that does not run would not answer. The disks are the
+   * machine's to detach. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#closed.abort(new Error("the machine ends"));
     await Promise.allSettled(this.#attaching);
+    for (const guest of this.#machine.guests.values()) {
+      if (guest.state !== "running") await this.forget(guest);
+    }
   }
 }
 

@@ -108,8 +108,14 @@ export function guestAnswers(keeper: GuestKeeper): Answers {
     },
     receive: async (fields, asker) => {
       await using stream = await openStream(fields, asker.signal);
-      const guest = await machine.receive(stream, restoreOptions(fields, asker));
-      return await arrive(guest, keeper, asker);
+      try {
+        const guest = await machine.receive(stream, restoreOptions(fields, asker));
+        return await arrive(guest, keeper, asker);
+      } catch (error) {
+        // Whoever still sends would not hear why not from a socket that is closed.
+        if (!stream.closed) await once(stream.resume(), "close").catch(() => {});
+        throw error;
+      }
     },
   };
 }

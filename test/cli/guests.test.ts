@@ -2,10 +2,15 @@
  * and what is said of disks meanwhile. */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
+import { once } from "node:events";
 import { copyFileSync, existsSync, readFileSync, writeFileSync } from "node:fs";
+import { createServer, type Socket } from "node:net";
 import { after, before, test } from "node:test";
+import { ask } from "../../src/cli/control.ts";
 import type { ListedDomain } from "../../src/cli/disk-list.ts";
 import type { ArrivedDomain } from "../../src/cli/guest-answers.ts";
+import { Machine } from "../../src/index.ts";
+import { Reactor } from "../../src/io/reactor.ts";
 import { startMachine, type TestMachine } from "../support/machine.ts";
 
 let machine: TestMachine;
@@ -154,6 +159,33 @@ test("a guest moves to another machine with its disks, and stays where it is not
     (await other.list()).map(({ name }) => name),
     ["first"],
   );
+});
+
+test("a guest that is refused while it is sent hears why, and runs on", async () => {
+  await using here = await Machine.start({ reactor: new Reactor() });
+  const guest = await here.createGuest({ name: "first", memoryPages: 4096 });
+  guest.allocate(4000)!.region.bytes.fill(1);
+  const server = createServer();
+  const socket = machine.folder.file("sender.sock");
+  await new Promise<void>((resolve) => server.listen(socket, resolve));
+  const connected = once(server, "connection");
+  const received = ask(other.served.info.directory, "receive", { fields: { socket } });
+  const refused = assert.rejects(received, /there is a guest first already/);
+  const [stream] = (await connected) as [Socket];
+  server.close();
+  await assert.rejects(guest.migrate(stream), { code: "ECONNREFUSED" });
+  assert.equal(guest.state, "running");
+  stream.destroy();
+  await refused;
+});
+
+test("a machine with a suspended guest ends when it is asked to", async () => {
+  await using ending = await startMachine("still");
+  await ending.okay("attach", "still", "vdev=xvda,target=memory 1M");
+  await ending.okay("suspend", "still");
+  ending.served.child.kill("SIGTERM");
+  const { code, stderr } = await ending.served.outcome;
+  assert.deepEqual([code, stderr], [0, ""]);
 });
 
 test("a destroyed guest is gone whatever it did, and its name may be used again", async () => {
