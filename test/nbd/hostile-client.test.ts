@@ -33,11 +33,11 @@ function request(type: number, offset: number, length: number, cookie = 1): Uint
   return bytes;
 }
 
-/** A raw client; `closed` resolves when the server has hung up. */
+/** A raw client; `closed` resolves when the server has hung up, also with bytes of ours unread. */
 async function raw(served: Served): Promise<{ socket: Socket; closed: Promise<unknown> }> {
   const socket = connect(served.socket);
   socket.on("error", () => {});
-  const closed = once(socket, "close");
+  const closed = new Promise((resolve) => socket.once("close", resolve));
   await once(socket, "connect");
   return { socket, closed };
 }
