@@ -6,7 +6,7 @@ import { once } from "node:events";
 import { copyFileSync, existsSync, readFileSync, writeFileSync } from "node:fs";
 import { createServer, type Socket } from "node:net";
 import { after, before, test } from "node:test";
-import { ask } from "../../src/cli/control.ts";
+import { askServer } from "../../src/cli/control.ts";
 import type { ListedDomain } from "../../src/cli/disk-list.ts";
 import type { ArrivedDomain } from "../../src/cli/guest-answers.ts";
 import { Machine } from "../../src/index.ts";
@@ -169,7 +169,7 @@ test("a guest that is refused while it is sent hears why, and runs on", async ()
   const socket = machine.folder.file("sender.sock");
   await new Promise<void>((resolve) => server.listen(socket, resolve));
   const connected = once(server, "connection");
-  const received = ask(other.served.info.directory, "receive", { fields: { socket } });
+  const received = askServer(other.served.info.directory, "receive", { fields: { socket } });
   const refused = assert.rejects(received, /there is a guest first already/);
   const [stream] = (await connected) as [Socket];
   server.close();
