@@ -167,6 +167,10 @@ describe("top of a running server", { concurrency: 2 }, () => {
     assert.equal(code, 1);
   });
 
+  test("tells in its help the time between two looks in seconds", async () => {
+    assert.match((await vbdkit(["top", "--help"])).stdout, /--delay SECONDS +.*\(default: 1\)/);
+  });
+
   test("refuses a delay and a count that are none", async () => {
     for (const words of [
       ["-d", "soon"],

@@ -1,6 +1,6 @@
 /** `vbdkit top`: what the disks of a running server do, again and again, as xentop shows it. */
 import { setTimeout as sleep } from "node:timers/promises";
-import { Command, InvalidArgumentError } from "commander";
+import { Command, InvalidArgumentError, Option } from "commander";
 import type { ServerStatistics } from "../../trace/statistics.ts";
 import { parseDuration } from "../../util/duration.ts";
 import { ask } from "../ask.ts";
@@ -27,7 +27,11 @@ export function topCommand(): Command {
   return new Command("top")
     .description("what the disks of a running server do, refreshed each second, as xentop shows it")
     .argument("[SERVER]", "its folder, a socket in it, or its URI")
-    .option("-d, --delay <SECONDS>", "time between two looks", delay, 1000)
+    .addOption(
+      new Option("-d, --delay <SECONDS>", "time between two looks")
+        .argParser(delay)
+        .default(1000, "1"),
+    )
     .option("-b, --batch", "print table after table instead of a screen")
     .option("-i, --iterations <N>", "end after N looks", iterations)
     .addHelpText(
