@@ -5,7 +5,7 @@
 import { execFileSync, spawnSync } from "node:child_process";
 import { accessSync, constants, existsSync, readdirSync, readFileSync } from "node:fs";
 import { delimiter, join } from "node:path";
-import { unpacked, unpackedPackages } from "../test/support/debian.ts";
+import { isUnpacked, unpacked, unpackedPackages } from "../test/support/debian.ts";
 
 /** Debian package, and a program or file by which other systems are asked for it. */
 const tools: Readonly<Record<string, string>> = {
@@ -43,7 +43,10 @@ export async function ensureTools(say: (line: string) => void): Promise<void> {
       `the tests need Debian packages that are unpacked, not installed: ${unpackedPackages.join(", ")}`,
     );
   }
-  for (const name of unpackedPackages) await unpacked(name);
+  for (const name of unpackedPackages) {
+    if (!isUnpacked(name)) say(`Fetching ${name} into .cache/debian ...`);
+    await unpacked(name);
+  }
 }
 
 function installed(name: string): boolean {

@@ -30,9 +30,14 @@ export interface UnpackedPackage {
   path(name: string): string;
 }
 
+/** Whether it is there; if not, `unpacked` fetches it, which takes a while. */
+export function isUnpacked(name: string): boolean {
+  return existsSync(join(CACHE, name));
+}
+
 export async function unpacked(name: string): Promise<UnpackedPackage> {
   const root = join(CACHE, name);
-  if (!existsSync(root)) await fetch([name], root, []);
+  if (!isUnpacked(name)) await fetch([name], root, []);
   return {
     root,
     libraryPath: libraryPath(root),
