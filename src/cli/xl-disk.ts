@@ -129,7 +129,11 @@ class Parser {
     const value = (key: Key) => this.#values.get(key) || undefined;
     const vdev = value("vdev");
     if (vdev === undefined) {
-      throw new UsageError("a disk needs a vdev: write vdev=xvda, or DISK,,xvda");
+      // The commonest slip: what follows target= belongs to it.
+      const last = /,\s*vdev=/.test(value("target") ?? "")
+        ? "; target= takes the rest of the text: write it last"
+        : "";
+      throw new UsageError(`a disk needs a vdev: write vdev=xvda, or DISK,,xvda${last}`);
     }
     const cdrom = value("devtype") === "cdrom";
     const target = value("target");

@@ -73,7 +73,8 @@ const examples: readonly (readonly [string, XlDisk])[] = [
 /** The text, and what the one line about it must name. */
 const mistakes: readonly (readonly [string, RegExp])[] = [
   ["", /vdev/],
-  ["disk.img", /needs a vdev: write vdev=xvda/],
+  ["disk.img", /needs a vdev: write vdev=xvda, or DISK,,xvda$/],
+  ["target=memory 1M,vdev=xvda", /needs a vdev.*target= takes the rest of the text: write it last/],
   ["vdev=xvda", /needs a target/],
   ["disk.img,qcow3,xvda", /format=qcow3: write raw, .*did you mean "qcow/],
   ["disk.img,,xvda,x", /access=x: write r, ro, w, rw/],
