@@ -213,6 +213,10 @@ export class DiskTable implements AsyncDisposable {
     const entry = this.find(name);
     const { disk } = entry;
     const guest = this.runningGuest(entry.guest.name);
+    // Its backend is at Closing, and would answer the new size to nobody.
+    if (entry.gone !== undefined) {
+      throw new Error(`${disk.vdev} of ${guest.name} is being detached: its size stays`);
+    }
     const wanted = relative ? disk.size + size : size;
     const { minimum } = disk.info.block;
     if (!Number.isSafeInteger(wanted) || wanted <= 0 || wanted % minimum !== 0) {

@@ -136,6 +136,8 @@ describe("a machine", () => {
     const nodes = [`${disk!.backendPath}/online`, `${disk!.backendPath}/state`];
     assert.equal(await machine.okay("xenstore", "read", ...nodes), "0\n5\n");
     assert.notEqual(spawnSync("nbdinfo", [uri]).status, 0);
+    const grow = await machine.run("resize", "used", "xvda", "+1M");
+    assert.equal(grow.stderr, "vbdkit: xvda of used is being detached: its size stays\n");
     // Whoever stops waiting does not call it off.
     detach.kill("SIGINT");
     assert.equal((await finished(detach)).code, 130);
