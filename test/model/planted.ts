@@ -64,8 +64,8 @@ export const plantedBugs: readonly PlantedBug[] = [
   {
     name: "the final check skipped",
     file: "src/block/backend/queue.ts",
-    from: "if (this.#ring.finalCheck()) continue;",
-    to: "",
+    from: "return pending === 0 ? this.#ring.finalCheck() : pending > 0;",
+    to: "return pending > 0;",
   },
   {
     name: "a barrier that does not drain",
