@@ -1,7 +1,9 @@
 /**
  * A real Xen for a person: `npm run xen-lab -- --help`. docs/xen-lab.md has the rest.
  */
+import { spawnSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { labImages } from "../test/xen/lab/images.ts";
 import { Lab } from "../test/xen/lab/lab.ts";
@@ -12,12 +14,13 @@ npm run xen-lab                     boots, says what runs there, ends
 npm run xen-lab -- shell            a prompt in dom0; "exit" ends the lab
 npm run xen-lab -- run FILE         runs a script of bash in dom0
 npm run xen-lab -- run COMMAND...   runs a command in dom0; its exit status is ours
+npm run xen-lab -- all              runs all tests of the lab, those that npm test leaves out, too
 
   --timeout SECONDS   of run; 600 if absent
   --memory MEBIBYTES  for guests, beside dom0; 448 if absent
   --console           prints the consoles of Xen and dom0 at the end, too
 
-In dom0 the checkout is /checkout (read-only, as it is on the host), where commands begin; vbdkit, node, xl,
+In dom0 the checkout is /checkout (read-only, as it was when the lab booted), where commands begin; vbdkit, node, xl,
 xenstore-*, fio, mkfs.ext4 and QEMU's qdisk (start-qdisk) are on the PATH. /lab is the folder that the lab prints.
 The first run fetches about 250 MiB of Debian's packages into .cache/; later ones need no network.
 `;
@@ -56,6 +59,10 @@ const verbs: Readonly<Record<string, (lab: Lab) => Promise<number>>> = {
   shell: async (lab) => await lab.shell(),
 };
 
+if (verb === "all" && words.length === 0) {
+  const test = [...process.execArgv, join(import.meta.dirname, "test.ts"), "test/xen/lab/"];
+  process.exit(spawnSync(process.execPath, test, { stdio: "inherit" }).status ?? 1);
+}
 const act = verbs[verb];
 const faulty = act === undefined || !(timeout > 0) || !(guestMebibytes > 0);
 if (values.help || faulty || (verb === "run") !== words.length > 0) {

@@ -77,7 +77,8 @@ export class Guest implements AsyncDisposable {
 
   /** Runs a script of sh in the guest to its end. */
   async run(script: string, options: RunOptions = {}): Promise<Outcome> {
-    await this.waitFor(/^@ready/m);
+    // What GRUB leaves on the line may stand before it.
+    await this.waitFor(/@ready$/m);
     const number = ++this.#lastJob;
     const text = Buffer.from(script).toString("base64");
     const pieces = text.match(new RegExp(`.{1,${PIECE_LENGTH}}`, "g")) ?? [];
