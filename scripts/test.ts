@@ -13,10 +13,9 @@ import { run } from "node:test";
 import { spec } from "node:test/reporters";
 import { compatibility, readShown } from "../test/compatibility/document.ts";
 import { labImages } from "../test/xen/lab/images.ts";
+import { fileLimitMinutes } from "./limits.ts";
 import { ensureTools } from "./tools.ts";
 
-/** A test that takes longer hangs: the slowest (a real Xen under emulation) takes two. */
-const TEST_LIMIT_MINUTES = 6;
 /** A test process that spins cannot end itself (scripts/watchdog.ts): the run ends it. */
 const RUN_LIMIT_MINUTES = 40;
 const SLOWEST_SHOWN = 8;
@@ -53,32 +52,39 @@ try {
   process.exit(1);
 }
 
+const runLimit = AbortSignal.timeout(RUN_LIMIT_MINUTES * 60_000);
 let passed = 0;
 let failed = 0;
 let skipped = 0;
 const durations: { name: string; file: string; seconds: number }[] = [];
-const stream = run({
-  files,
-  concurrency: 2,
-  timeout: TEST_LIMIT_MINUTES * 60_000,
-  signal: AbortSignal.timeout(RUN_LIMIT_MINUTES * 60_000),
-  execArgv: [
-    ...process.execArgv,
-    `--import=${new URL("watchdog.ts", import.meta.url)}`,
-    `--import=${new URL("shown-rows.ts", import.meta.url)}`,
-  ],
-});
-stream.on("test:pass", ({ name, file, details }) => {
-  if (details.type === "suite" || file === undefined || file.endsWith(name)) return;
-  durations.push({ name, file, seconds: details.duration_ms / 1000 });
-});
-stream.on("test:summary", (summary) => {
-  if (summary.file !== undefined) return;
-  passed = summary.counts.passed;
-  skipped = summary.counts.skipped + summary.counts.todo;
-  failed = summary.counts.tests - passed - skipped;
-});
-for await (const chunk of stream.compose(new spec())) process.stdout.write(chunk);
+// A run has one limit for all of its tests.
+for (const [minutes, part] of Map.groupBy(files, fileLimitMinutes)) await runFiles(part, minutes);
+
+async function runFiles(part: string[], limitMinutes: number): Promise<void> {
+  const stream = run({
+    files: part,
+    concurrency: 2,
+    timeout: limitMinutes * 60_000,
+    signal: runLimit,
+    execArgv: [
+      ...process.execArgv,
+      `--import=${new URL("watchdog.ts", import.meta.url)}`,
+      `--import=${new URL("shown-rows.ts", import.meta.url)}`,
+    ],
+  });
+  stream.on("test:pass", ({ name, file, details }) => {
+    if (details.type === "suite" || file === undefined || file.endsWith(name)) return;
+    durations.push({ name, file, seconds: details.duration_ms / 1000 });
+  });
+  stream.on("test:summary", (summary) => {
+    if (summary.file !== undefined) return;
+    const { counts } = summary;
+    passed += counts.passed;
+    skipped += counts.skipped + counts.todo;
+    failed += counts.tests - counts.passed - counts.skipped - counts.todo;
+  });
+  for await (const chunk of stream.compose(new spec())) process.stdout.write(chunk);
+}
 
 console.log("Slowest:");
 for (const test of durations.sort((a, b) => b.seconds - a.seconds).slice(0, SLOWEST_SHOWN)) {

@@ -3,12 +3,14 @@
  * alive, and ends. node:test's own timeout ends tests, not the process a forgotten handle holds.
  */
 
-/** The slowest file (a real Xen under emulation) takes two minutes on two cores. */
-const PROCESS_LIMIT_MINUTES = 7;
+import { fileLimitMinutes } from "./limits.ts";
+
+/** The run's own limit comes first where it can. */
+const limitMinutes = fileLimitMinutes(process.argv[1] ?? "") + 1;
 
 setTimeout(() => {
   console.error(
-    `${process.argv[1]}: still running after ${PROCESS_LIMIT_MINUTES} minutes, held by ${process.getActiveResourcesInfo().join(", ")}`,
+    `${process.argv[1]}: still running after ${limitMinutes} minutes, held by ${process.getActiveResourcesInfo().join(", ")}`,
   );
   process.exit(1);
-}, PROCESS_LIMIT_MINUTES * 60_000).unref();
+}, limitMinutes * 60_000).unref();

@@ -1,5 +1,7 @@
 /** The lab itself: Xen, dom0, the checkout and Node in it, commands and their ends. */
 import assert from "node:assert/strict";
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { Lab } from "./lab.ts";
 
@@ -47,4 +49,18 @@ test("a command that takes too long is killed, and the error shows the console",
     return true;
   });
   assert.equal(await lab.check("pidof sleep || echo none"), "none\n");
+});
+
+test("what Node compiled is there for the next lab", async () => {
+  const marker = `made by ${process.pid} at ${Date.now()}`;
+  const script = `echo 'export default "${marker}"; console.log("told")' >/tmp/told.mjs; node /tmp/told.mjs`;
+  assert.equal(await lab.check(script), "told\n");
+  // The key is of the file's path; the content has a checksum of the source.
+  const find = "cd /run/compile-cache/new; ls -t */* | head -n 1";
+  const entry = (await lab.check(find)).trim();
+  const compiled = join(import.meta.dirname, "../../../.cache/xen-lab/compile-cache", entry);
+  const before = existsSync(compiled) ? readFileSync(compiled) : Buffer.alloc(0);
+  await lab[Symbol.asyncDispose]();
+  assert.notDeepEqual(readFileSync(compiled), before);
+  assert.ok(!existsSync(lab.folder));
 });

@@ -6,18 +6,33 @@
  */
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
-import { existsSync, globSync, readdirSync, readFileSync } from "node:fs";
-import { cp, mkdir, mkdtemp, readdir, rename, rm, symlink, writeFile } from "node:fs/promises";
+import { existsSync, globSync, readdirSync, readFileSync, statSync } from "node:fs";
+import {
+  cp,
+  mkdir,
+  mkdtemp,
+  readdir,
+  rename,
+  rm,
+  symlink,
+  utimes,
+  writeFile,
+} from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { gunzipSync } from "node:zlib";
 import { type UnpackedSystem, unpackedSystem } from "../../support/debian.ts";
+import { pack } from "./checkout.ts";
 import { type CpioEntry, cpio } from "./cpio.ts";
 import { extractVmlinux, KernelModules } from "./kernel.ts";
 
 const run = promisify(execFile);
 const CHECKOUT = join(import.meta.dirname, "../../..");
 const CACHE = join(CHECKOUT, ".cache/xen-lab");
+/** Half a gigabyte each; whoever changes the lab goes back and forth between a few, perhaps in several checkouts. */
+const IMAGES_KEPT = 6;
+/** Making them takes minutes. */
+const UNFINISHED_LIMIT_MILLISECONDS = 3_600_000;
 
 /** Of dom0, and (the last three) of the host; what they need comes with them. */
 const packages = [
@@ -93,8 +108,6 @@ export interface LabImages {
   readonly initramfs: string;
   /** dom0's root file system, a squashfs. */
   readonly root: string;
-  /** Where Node in dom0 keeps what it made of our sources: to do it again takes an emulated processor ten seconds. */
-  readonly compileCache: string;
 }
 
 /** Everything the lab boots from; a matter of minutes the first time, of nothing later. */
@@ -103,29 +116,41 @@ export async function labImages(say: (line: string) => void = () => {}): Promise
   if (!existsSync(folder)) say("Fetching and packing what the Xen lab boots from ...");
   const system = await unpackedSystem(packages);
   if (!existsSync(folder)) await make(system, folder);
-  const compileCache = join(CACHE, "compile-cache");
-  await mkdir(compileCache, { recursive: true });
+  await tidy(folder);
   return {
     system,
     xen: join(folder, "xen"),
     kernel: join(folder, "vmlinux"),
     initramfs: join(folder, "initramfs"),
     root: join(folder, "root.squashfs"),
-    compileCache,
   };
 }
 
 function key(): string {
   const hash = createHash("sha256");
-  const sources = globSync(["*.ts", "root/*", "guest/*"], { cwd: import.meta.dirname }).sort();
-  for (const name of sources) {
-    if (/^lab|test\.ts$/.test(name)) continue;
+  const sources = ["cpio.ts", "images.ts", "kernel.ts", "root/*", "guest/*"];
+  for (const name of globSync(sources, { cwd: import.meta.dirname }).sort()) {
     hash.update(`${name}\n`).update(readFileSync(join(import.meta.dirname, name)));
   }
   return hash
     .update(readFileSync(join(CHECKOUT, "node_modules/node/package.json")))
     .digest("hex")
     .slice(0, 16);
+}
+
+/** Removes what is of no more use: images of earlier sources, and what a process that was killed was making. */
+async function tidy(used: string): Promise<void> {
+  const now = new Date();
+  await utimes(used, now, now);
+  const age = (path: string) =>
+    now.getTime() - (statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0);
+  const paths = (pattern: string) =>
+    globSync(pattern, { cwd: CACHE }).map((name) => join(CACHE, name));
+  const images = paths("????????????????").sort((left, right) => age(left) - age(right));
+  const unfinished = paths(".make-*").filter((path) => age(path) > UNFINISHED_LIMIT_MILLISECONDS);
+  for (const path of [...images.slice(IMAGES_KEPT), ...unfinished]) {
+    await rm(path, { recursive: true, force: true });
+  }
 }
 
 async function make(system: UnpackedSystem, folder: string): Promise<void> {
@@ -160,9 +185,7 @@ async function make(system: UnpackedSystem, folder: string): Promise<void> {
         agent: "guest/agent",
       }),
     );
-    const plain = ["-noI", "-noD", "-noF", "-noX", "-all-root", "-no-progress", "-quiet"];
-    const [program, ...words] = system.command("usr/bin/mksquashfs");
-    await run(program, [...words, root, join(images, "root.squashfs"), ...plain]);
+    await pack(system, root, join(images, "root.squashfs"));
     await rename(images, folder).catch((error: NodeJS.ErrnoException) => {
       if (error.code !== "ENOTEMPTY" && error.code !== "EEXIST") throw error;
     });

@@ -9,18 +9,21 @@
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { closeSync, openSync, readFileSync } from "node:fs";
+import { closeSync, existsSync, globSync, openSync, readFileSync } from "node:fs";
 import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import type { Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
+import { keepCompiled, packCheckout } from "./checkout.ts";
 import { type LabImages, labImages } from "./images.ts";
 
-const CHECKOUT = join(import.meta.dirname, "../../..");
+const FOLDERS = join(tmpdir(), "vbdkit-lab-");
 /** Seven seconds on a machine of 2022 with nothing else to do. */
 const BOOT_LIMIT_SECONDS = 240;
 const COMMAND_LIMIT_SECONDS = 180;
+const KEEPING_LIMIT_SECONDS = 60;
+const CHECKOUT_IMAGE = "checkout.squashfs";
 /** Of the console, in an error. */
 const LINES_SHOWN = 30;
 
@@ -77,14 +80,16 @@ export class Lab implements AsyncDisposable {
 
   static async boot(options: LabOptions = {}): Promise<Lab> {
     const images = await labImages();
-    const folder = await mkdtemp(join(tmpdir(), "vbdkit-lab-"));
+    await removeFoldersOfTheDead();
+    const folder = await mkdtemp(`${FOLDERS}${process.pid}-`);
     await mkdir(join(folder, "jobs"));
+    await packCheckout(images.system, join(folder, CHECKOUT_IMAGE));
     const lab = new Lab(folder, await startQemu(images, folder, options));
     try {
       await lab.#untilReady();
       return lab;
     } catch (error) {
-      await lab[Symbol.asyncDispose]();
+      await lab.#end();
       throw error;
     }
   }
@@ -164,6 +169,21 @@ export class Lab implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    await this.#keepCompiled().catch(() => {
+      // Later labs begin slower, which is all.
+    });
+    await this.#end();
+  }
+
+  /** What Node compiled in this lab, later ones need not. */
+  async #keepCompiled(): Promise<void> {
+    const script = 'cd /run/compile-cache/new; [ -z "$(ls)" ] || tar -cf /lab/compile-cache.tar .';
+    await this.run(script, { timeout: KEEPING_LIMIT_SECONDS });
+    const archive = join(this.folder, "compile-cache.tar");
+    if (existsSync(archive)) await keepCompiled(archive);
+  }
+
+  async #end(): Promise<void> {
     // Nothing in there is worth an orderly end.
     if (this.#qemu.exitCode === null && this.#qemu.signalCode === null) {
       this.#qemu.kill("SIGKILL");
@@ -209,6 +229,16 @@ export class Lab implements AsyncDisposable {
   }
 }
 
+/** A process that is killed leaves its folder behind. */
+async function removeFoldersOfTheDead(): Promise<void> {
+  for (const folder of globSync(`${FOLDERS}*-*`)) {
+    const owner = Number(folder.slice(FOLDERS.length).split("-")[0]);
+    if (owner > 0 && !existsSync(`/proc/${owner}`)) {
+      await rm(folder, { recursive: true, force: true });
+    }
+  }
+}
+
 async function startQemu(
   images: LabImages,
   folder: string,
@@ -224,9 +254,10 @@ async function startQemu(
     options.xen ?? "",
   ].join(" ");
   const linux = `console=hvc0 earlyprintk=xen quiet ${options.linux ?? ""}`;
-  const share = (tag: string, path: string, more = "") => [
-    "-virtfs",
-    `local,id=${tag},mount_tag=${tag},path=${path},security_model=none${more}`,
+  // dom0 finds them as /dev/vda and /dev/vdb, in this order.
+  const disk = (id: string, file: string) => [
+    ...["-drive", `file=${file},format=raw,if=none,id=${id},readonly=on`],
+    ...["-device", `virtio-blk-pci,drive=${id}`],
   ];
   const words = [
     ...["-accel", "tcg,thread=multi,tb-size=512"],
@@ -238,15 +269,14 @@ async function startQemu(
     ),
     ...["-kernel", images.xen, "-append", xen],
     ...["-initrd", `${images.kernel} ${linux},${images.initramfs}`],
-    ...["-drive", `file=${images.root},format=raw,if=none,id=root,readonly=on`],
-    ...["-device", "virtio-blk-pci,drive=root", "-device", "virtio-serial-pci"],
+    ...disk("root", images.root),
+    ...disk("checkout", join(folder, CHECKOUT_IMAGE)),
+    ...["-device", "virtio-serial-pci"],
     ...["-chardev", "socket,id=agent,fd=3", "-device", "virtserialport,chardev=agent,name=agent"],
     ...(options.shell === true
       ? ["-chardev", "socket,id=shell,fd=4", "-device", "virtconsole,chardev=shell"]
       : []),
-    ...share("lab", folder),
-    ...share("compile-cache", images.compileCache),
-    ...share("checkout", CHECKOUT, ",readonly=on"),
+    ...["-virtfs", `local,id=lab,mount_tag=lab,path=${folder},security_model=none`],
   ];
   for (const data of ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"]) {
     words.push("-L", system.path(data));

@@ -1,0 +1,10 @@
+/** How long the tests of a file may take: what takes longer hangs. */
+
+/** The slowest takes one on two cores, and ten others may want these. */
+const LIMIT_MINUTES = 6;
+/** A real Xen under emulation takes two, and is the first to suffer from neighbours. */
+const LAB_LIMIT_MINUTES = 15;
+
+export function fileLimitMinutes(file: string): number {
+  return file.includes("test/xen/lab/") ? LAB_LIMIT_MINUTES : LIMIT_MINUTES;
+}
