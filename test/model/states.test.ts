@@ -127,6 +127,7 @@ test("a frontend bears any walk of its backend's states", { timeout }, async (co
       if (runner !== undefined) ends.push(runner.run({ operation: "read", length: 8192 }));
       for (let i = 0; i < pause; i++) await turn();
     }
+    const kept = backendDomain.grants.counters.mapped;
     backend.detach();
     if (goodbye === "closed") {
       await backend.become(5);
@@ -139,7 +140,9 @@ test("a frontend bears any walk of its backend's states", { timeout }, async (co
     await frontend?.[Symbol.asyncDispose]();
     runner?.[Symbol.dispose]();
     const { granted, quarantined } = frontendDomain.grants.counters;
-    assert.deepEqual({ granted, quarantined }, { granted: 0, quarantined: 0 });
+    assert.equal(granted, 0, "pages that the backend may map");
+    // A backend may say that it is gone, or nothing for long, and map the ring still: that page is lost, and no other.
+    assert.ok(quarantined <= kept, `${quarantined} pages lost, of which the backend kept ${kept}`);
     assert.equal(openPorts(frontendDomain), ports, "ports that the frontend has");
   });
   context.diagnostic(`${lives} lives`);
