@@ -2,7 +2,6 @@
  * A transport that reads and writes the socket's descriptor by foreign calls: read(2) straight into the memory the
  * user offers, writev(2) straight from the memory it gathered (socket-descriptor.ts).
  */
-import { closeSync } from "node:fs";
 import type { Socket } from "node:net";
 import type { Ffi } from "../io/ffi.ts";
 import { allocateRegion } from "../io/memory.ts";
@@ -71,7 +70,7 @@ export class DescriptorTransport extends NetTransport {
     if (this.#released) return;
     this.#released = true;
     this.#pause();
-    closeSync(this.#descriptor);
+    this.#calls.close(this.#descriptor);
     this.#vectors[Symbol.dispose]();
   }
 

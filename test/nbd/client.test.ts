@@ -1,7 +1,9 @@
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
+import { once } from "node:events";
 import { writeFile } from "node:fs/promises";
 import { describe, test } from "node:test";
+import { Worker } from "node:worker_threads";
 import { Reactor } from "../../src/io/reactor.ts";
 import { type NbdStore, openNbdStore } from "../../src/nbd/index.ts";
 import { type Extent, Operation, RequestFlag } from "../../src/store/block-store.ts";
@@ -57,6 +59,16 @@ async function exercise(store: NbdStore, reactor: Reactor): Promise<void> {
 }
 
 describe("the NBD client", () => {
+  test("closes its connection in a worker without a warning", async () => {
+    await using served = await serve(MiB);
+    const worker = new Worker(new URL("client-worker.ts", import.meta.url), {
+      workerData: served.uri,
+      stderr: true,
+    });
+    assert.deepEqual(await once(worker, "message"), [[]]);
+    await worker.terminate();
+  });
+
   test("works against our own server, over one connection and over four", async () => {
     await using served = await serve(8 * MiB);
     for (const connections of [1, 4]) {
