@@ -32,7 +32,13 @@ const writeCompatibility = process.argv.includes("--write-compatibility");
 const words = process.argv.slice(2).filter((word) => !word.startsWith("--"));
 const shownFolder = mkdtempSync(join(tmpdir(), "vbdkit-shown-"));
 process.env.VBDKIT_SHOWN = shownFolder;
-process.on("exit", () => rmSync(shownFolder, { recursive: true, force: true }));
+// Hundreds of processes load the same sources: those after the first find them compiled, in half of the time.
+const compileCache = mkdtempSync(join(tmpdir(), "vbdkit-compiled-"));
+process.env.NODE_COMPILE_CACHE = compileCache;
+process.on("exit", () => {
+  for (const folder of [shownFolder, compileCache])
+    rmSync(folder, { recursive: true, force: true });
+});
 const files = globSync("test/**/*.test.ts")
   .filter((file) =>
     words.length === 0 ? !file.startsWith(ON_REQUEST) : words.some((word) => file.includes(word)),
