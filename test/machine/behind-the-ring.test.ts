@@ -1,4 +1,4 @@
-/** The published suite on every disk behind a ring: whatever a store can do bare, its frontend can do, on each link. */
+/** The published suite on every disk behind a ring, and on each link: whatever a store can do bare, its frontend can do. */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
@@ -77,17 +77,15 @@ function imageFile(link: Link): () => Promise<OpenedStore> {
 }
 
 /** On tmpfs, whose blocks are 4 KiB with O_DIRECT: the ring's are 512 bytes. */
-function directFile(link: Link): () => Promise<OpenedStore> {
-  return async () => {
-    const image = join(directFolder, `${images++}.img`);
-    await writeFile(image, new Uint8Array(SIZE));
-    const open = async (): Promise<OpenedStore> => ({
-      reactor,
-      store: await attach(parseDisk(["file", image, "cache=none"], []), link),
-      reopen: open,
-    });
-    return await open();
-  };
+async function directFile(): Promise<OpenedStore> {
+  const image = join(directFolder, `${images++}.img`);
+  await writeFile(image, new Uint8Array(SIZE));
+  const open = async (): Promise<OpenedStore> => ({
+    reactor,
+    store: await attach(parseDisk(["file", image, "cache=none"], []), "thread"),
+    reopen: open,
+  });
+  return await open();
 }
 
 function pattern(offset: number, length: number): Uint8Array {
@@ -100,14 +98,6 @@ function pattern(offset: number, length: number): Uint8Array {
 for (const link of ["thread", "worker", "process"] as const) {
   describe(`in a ${link}`, () => {
     storeSuite("a file behind a ring", { open: imageFile(link) });
-    storeSuite("a file past the page cache behind a ring", { open: directFile(link) });
-    storeSuite("memory behind a ring", { open: disk(link, "memory 1M") });
-    storeSuite("null behind a ring", { open: disk(link, "null 1M"), forgets: true });
-    storeSuite("pattern behind a ring", {
-      open: disk(link, "pattern 1M"),
-      readOnly: true,
-      contents: pattern,
-    });
     storeSuite("an NBD export behind a ring", {
       open: async () => {
         const store = await attach(parseDisk([nbdkit.uri], []), link);
@@ -121,6 +111,18 @@ for (const link of ["thread", "worker", "process"] as const) {
     });
   });
 }
+
+// What these do is the same wherever they are, and each test of the suite starts a backend.
+describe("in this thread alone", () => {
+  storeSuite("a file past the page cache behind a ring", { open: directFile });
+  storeSuite("memory behind a ring", { open: disk("thread", "memory 1M") });
+  storeSuite("null behind a ring", { open: disk("thread", "null 1M"), forgets: true });
+  storeSuite("pattern behind a ring", {
+    open: disk("thread", "pattern 1M"),
+    readOnly: true,
+    contents: pattern,
+  });
+});
 
 test("a disk that a worker or process cannot open is one clear message, and nothing is left", async () => {
   for (const link of ["worker", "process"] as const) {
