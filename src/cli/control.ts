@@ -59,12 +59,8 @@ export async function openControl(directory: string, answers: Answers): Promise<
       if (!text.includes("\n") && text.length < MAX_REQUEST_BYTES) return;
       // More is not read as a request, but an end is seen.
       socket.removeAllListeners("data").resume().setTimeout(0);
-      const send = (line: Line) => void socket.write(`${JSON.stringify(line, plain)}\n`);
-      const asker = { signal: left.signal, note: (note: string) => send({ note }) };
-      void answer(text, answers, asker).then((line) => {
-        send(line);
-        socket.end();
-      });
+      const note = (note: string) => void socket.write(written({ note }));
+      void answer(text, answers, { signal: left.signal, note }).then((line) => socket.end(line));
     });
   });
   const path = join(directory, CONTROL_SOCKET);
@@ -78,15 +74,20 @@ export async function openControl(directory: string, answers: Answers): Promise<
   };
 }
 
-async function answer(text: string, answers: Answers, asker: Asker): Promise<Line> {
+function written(line: Line): string {
+  return `${JSON.stringify(line, plain)}\n`;
+}
+
+/** Never rejects: what JSON cannot write is an error, too. */
+async function answer(text: string, answers: Answers, asker: Asker): Promise<string> {
   try {
-    const { request, ...fields } = JSON.parse(text) as { request?: unknown };
+    const { request, ...fields } = (JSON.parse(text) ?? {}) as { request?: unknown };
     if (typeof request !== "string" || !Object.hasOwn(answers, request)) {
       throw new Error(`requests are ${Object.keys(answers).join(", ")}`);
     }
-    return { answer: await answers[request]!(fields, asker) };
+    return written({ answer: await answers[request]!(fields, asker) });
   } catch (error) {
-    return { error: messageOf(error), usage: exitCodeOf(error) === ExitCode.usage };
+    return written({ error: messageOf(error), usage: exitCodeOf(error) === ExitCode.usage });
   }
 }
 
