@@ -68,7 +68,9 @@ export function diskOf(target: string, format: XlDisk["format"]): StoreSpec {
   const words = splitDisk(rest, drivers);
   if (words.length === 0 || rest === "") throw new UsageError("target=: a disk needs a name");
   if (format !== undefined && format !== "raw") {
-    if (!filters.has(format)) throw formatRefusal(words[0]!, format, false);
+    if (!filters.has(format)) {
+      throw formatRefusal(words[0]!, format, false, (uri) => `write target=${uri}`);
+    }
     names.push(format);
   }
   checkName(words, drivers);

@@ -59,7 +59,7 @@ export class DiskTable implements AsyncDisposable {
     if (name === "0" || name === "Domain-0") {
       throw new Error("Domain-0 has the backends; name a guest");
     }
-    return findByName("domain", name, guests, (guest) => guest.name);
+    return findByName("there is no domain", name, guests, (guest) => guest.name);
   }
 
   /** As `guest`, of one that can be asked for something. Throws an Error that says what would help. */
@@ -81,7 +81,7 @@ export class DiskTable implements AsyncDisposable {
     if (disks.length === 0) throw new Error(`${guest.name} has no disks`);
     const number = tryVdev(vdev);
     const named = number === undefined ? vdev : vdevName(number);
-    return findByName(`disk of ${guest.name}`, named, disks, (entry) => entry.disk.vdev);
+    return findByName(`${guest.name} has no disk`, named, disks, (entry) => entry.disk.vdev);
   }
 
   /** Resolves when the guest has the disk and clients can use it. `signal` gives up. */
@@ -99,10 +99,13 @@ export class DiskTable implements AsyncDisposable {
     const { domain, vdev, spec, text } = request;
     const named = domain === null ? undefined : this.runningGuest(domain);
     const number = parseVdev(vdev);
-    for (const { guest, disk } of this.#disks) {
-      if (guest === named && disk.vdev === vdevName(number)) {
-        throw new Error(`${guest.name} has ${disk.vdev} already; choose another vdev`);
-      }
+    for (const { guest, disk, gone } of this.#disks) {
+      if (guest !== named || disk.vdev !== vdevName(number)) continue;
+      throw new Error(
+        gone === undefined
+          ? `${guest.name} has ${disk.vdev} already; choose another vdev`
+          : `${disk.vdev} of ${guest.name} is being detached: it goes with its last NBD client, or now with vbdkit detach --force`,
+      );
     }
     await using undo = new AsyncDisposableStack();
     const { link, engine, backend, frontend, readOnly, cdrom, kind } = request;
@@ -220,7 +223,7 @@ export class DiskTable implements AsyncDisposable {
     const wanted = relative ? disk.size + size : size;
     const { minimum } = disk.info.block;
     if (!Number.isSafeInteger(wanted) || wanted <= 0 || wanted % minimum !== 0) {
-      throw new UsageError(`${wanted} bytes are no size: write a multiple of ${minimum}`);
+      throw new UsageError(`${wanted} bytes are no size: write a multiple of ${minimum} above 0`);
     }
     if (wanted < disk.size && !shrink) {
       const sizes = `${disk.vdev} of ${guest.name} has ${formatSize(disk.size)}`;

@@ -4,9 +4,9 @@ import { didYouMean } from "../util/nearest.ts";
 /** An error tells of so many; who has more knows how to list them. */
 const MAX_NAMES = 12;
 
-/** Throws an Error that names the nearest, or those there are. `kind` is what they are: "domain". */
+/** Throws an Error that names the nearest, or those there are. `lack` is how it begins: "there is no domain". */
 export function findByName<T>(
-  kind: string,
+  lack: string,
   name: string,
   things: readonly T[],
   nameOf: (thing: T) => string,
@@ -17,5 +17,5 @@ export function findByName<T>(
   const more = names.length > MAX_NAMES ? ", ..." : "";
   const list = `; there is ${names.slice(0, MAX_NAMES).join(", ")}${more}`;
   const hint = didYouMean(name, names) || (names.length === 0 ? "" : list);
-  throw new Error(`there is no ${kind} "${name}"${hint}`);
+  throw new Error(`${lack} "${name}"${hint}`);
 }

@@ -109,7 +109,7 @@ async function resize(host: Host, fields: RequestFields, { signal }: Asker): Pro
 async function findGuest(store: XenStore, wanted: string): Promise<HostGuest> {
   const guests = await listGuests(store);
   const byDomid = guests.find(({ domid }) => String(domid) === wanted);
-  return byDomid ?? findByName("domain", wanted, guests, ({ name }) => name);
+  return byDomid ?? findByName("there is no domain", wanted, guests, ({ name }) => name);
 }
 
 async function find({ store, domid }: Host, fields: RequestFields): Promise<HostDisk> {
@@ -117,7 +117,7 @@ async function find({ store, domid }: Host, fields: RequestFields): Promise<Host
   const disks = await listHostDisks(store, domid, guest);
   if (disks.length === 0) throw new XenError("ENOENT", `${guest.name} has no disks from here`);
   const name = vdevName(parseVdev(String(fields.vdev)));
-  return findByName(`disk of ${guest.name}`, name, disks, ({ vdev }) => vdevName(vdev));
+  return findByName(`${guest.name} has no disk`, name, disks, ({ vdev }) => vdevName(vdev));
 }
 
 function listed(disk: HostDisk): ListedDisk {

@@ -121,6 +121,8 @@ function oneLine(text: string, command: Command): string {
   const message = text
     .replace(/^error: /, "")
     .trim()
+    // Somebody's number; all of ours begin at 0.
+    .replace(/^unknown option '(-\d.*)'$/, "$1 is below 0; write the number that it is to be")
     .replace(/\n\(Did you mean (.*)\?\)$/, "; did you mean $1?")
     .replace(/\n\(Did you mean one of (.*)\?\)$/, "; did you mean one of $1?")
     .replaceAll("\n", " ");

@@ -113,13 +113,19 @@ function driverOf(name: string, filterNames: readonly string[]): string {
 /** Format names that QEMU spells in its own way. */
 const qemuNames: Readonly<Record<string, string>> = { vhd: "vpc" };
 
-/** The error for an image whose format we would serve as raw bytes. `mayBeRaw` where its bytes would make a disk. */
-export function formatRefusal(name: string, format: string, mayBeRaw: boolean): StoreError {
+/** The error for an image whose format we would serve as raw bytes. `mayBeRaw` where its bytes would make a disk; `use` is
+ * what a person does with the URI of the server. */
+export function formatRefusal(
+  name: string,
+  format: string,
+  mayBeRaw: boolean,
+  use = (uri: string) => `vbdkit serve '${uri}'`,
+): StoreError {
   const server = `qemu-nbd -t -f ${qemuNames[format] ?? format} -k /tmp/disk.sock ${quote(name)}`;
   const raw = `; if it is a raw disk all the same, write: file ${quote(name)}`;
   return invalid(
     `${name} is an image in ${format} format, which needs another server: run ${server}, ` +
-      `then vbdkit serve 'nbd+unix:///?socket=/tmp/disk.sock'${mayBeRaw ? raw : ""}`,
+      `then ${use("nbd+unix:///?socket=/tmp/disk.sock")}${mayBeRaw ? raw : ""}`,
   );
 }
 

@@ -138,12 +138,60 @@ describe("a machine", () => {
     assert.notEqual(spawnSync("nbdinfo", [uri]).status, 0);
     const grow = await machine.run("resize", "used", "xvda", "+1M");
     assert.equal(grow.stderr, "vbdkit: xvda of used is being detached: its size stays\n");
+    const again = await machine.run("attach", "used", "vdev=xvda,target=memory 1M");
+    assert.match(again.stderr, /^vbdkit: xvda of used is being detached: it goes with its last/);
     // Whoever stops waiting does not call it off.
     detach.kill("SIGINT");
     assert.equal((await finished(detach)).code, 130);
     user.leave();
     assert.equal((await user.outcome).code, 0);
     while ((await disksOf("used")).length > 0);
+  });
+
+  test("a guest with a disk that waits for its last client can be stopped, saved, moved and ended all the same", async () => {
+    const leaving = async (name: string) => {
+      await create(name);
+      await writeFile(machine.folder.file(`${name}.img`), Buffer.alloc(2 ** 20));
+      const user = stayConnected(await attach(name, `${name}.img,raw,xvda`));
+      await user.here;
+      const child = start(["detach", name, "xvda"], { env: machine.env });
+      await firstWords(child);
+      return { user, detached: finished(child) };
+    };
+    const stays = await leaving("stays");
+    await machine.okay("suspend", "stays");
+    await machine.okay("resume", "stays");
+    await machine.okay("save", "--checkpoint", "stays", "stays.saved");
+    // It has been without its backend when it comes back.
+    const moved = await machine.run("migrate", "stays", machine.served.info.directory);
+    assert.match(moved.stderr, /stays was not taken: there is a guest stays already/);
+    const [disk] = await disksOf("stays");
+    assert.deepEqual([disk!.state, disk!.clients], ["detaching", 1]);
+    stays.user.leave();
+    assert.equal((await stays.detached).code, 0);
+    assert.deepEqual(await disksOf("stays"), []);
+
+    const saved = await leaving("saved");
+    await machine.okay("save", "saved", "saved.saved");
+    assert.equal((await saved.detached).code, 0);
+    await machine.okay("restore", "saved.saved");
+    assert.equal((await disksOf("saved"))[0]!.state, "connected");
+    assert.equal(await machine.okay("detach", "saved", "xvda"), "");
+
+    const ended = await leaving("ended");
+    await machine.okay("destroy", "ended");
+    assert.equal((await ended.detached).code, 0);
+
+    const off = await leaving("off");
+    const shutdown = start(["shutdown", "off"], { env: machine.env });
+    assert.match(await firstWords(shutdown), /an NBD client uses xvda of off/);
+    const shut = finished(shutdown);
+    off.user.leave();
+    assert.deepEqual([(await shut).code, (await off.detached).code], [0, 0]);
+    for (const { user } of [stays, saved, ended, off]) {
+      user.leave();
+      await user.outcome;
+    }
   });
 
   test("takes a disk away from its clients by force, and leaves others alone", async () => {
@@ -208,8 +256,9 @@ describe("a machine", () => {
       [["attach", "shpo", "x,,xvda"], /there is no domain "shpo"; did you mean "shop"\?/, 1],
       [["attach", "0", "vdev=xvda,target=memory 1M"], /Domain-0 has the backends/, 1],
       [["attach", "shop", "vdev=xvda,target=memory 1M"], /shop has xvda already/, 1],
+      [["attach", "a.img,raw,xvdq", "shop"], /a\.img,raw,xvdq is a disk: the DOMAIN .* first/, 2],
       [["attach", "shop", "missing.img,,xvdb"], /missing\.img/, 1],
-      [["attach", "shop", "disk.qcow2,qcow2,xvdb"], /qcow2/, 2],
+      [["attach", "shop", "disk.qcow2,qcow2,xvdb"], /qcow2.*, then write target=nbd\+unix:/, 2],
       [["attach", "shop", "vdev=xvdb,script=x,target=y"], /^vbdkit: script=x: /, 2],
       [["attach", "shop", "vdev=xvdb,backend=storage,target=y"], /^vbdkit: backend=storage: /, 2],
       [["attach", "shop", "vdev=xvdb,backendtype=qdisk,target=y"], /backendtype=qdisk: /, 2],
@@ -217,10 +266,12 @@ describe("a machine", () => {
       [["attach", "shop", "vdev=hdc,cdrom"], /empty cdrom/, 2],
       [["attach", "shop", "vdev=xvdb,target=--fitler log memory"], /only --filter/, 2],
       [["attach", "shop", "vdev=xvdb,target=memory 1M siez=2"], /siez/, 2],
-      [["detach", "shop", "xvdd"], /there is no disk of shop "xvdd"; did you mean "xvda"\?/, 1],
+      [["detach", "shop", "xvdd"], /shop has no disk "xvdd"; did you mean "xvda"\?/, 1],
       [["detach", "empty", "xvda"], /empty has no disks/, 1],
       [["resize", "shop", "xvda", "1G2"], /1G2: not a size/, 2],
       [["resize", "shop", "xvda", "1000"], /multiple of 512/, 2],
+      [["resize", "shop", "xvda", "0"], /0 bytes are no size: write a multiple of 512 above 0/, 2],
+      [["resize", "shop", "xvda", "-1M"], /^vbdkit: -1M is below 0; write the number/, 2],
       [["resize", "shop", "xvda", "512K"], /--shrink/, 2],
       [["list", "nobody"], /there is no domain "nobody"; there is first, /, 1],
     ];
@@ -275,6 +326,7 @@ describe("a machine", () => {
     for (const request of [
       "hello",
       "[]",
+      "7",
       { request: "constructor" },
       { request: "attach" },
       { ...full, link: "moon" },
@@ -285,6 +337,7 @@ describe("a machine", () => {
       const line = typeof request === "string" ? request : JSON.stringify(request);
       assert.equal(typeof (await say(`${line}\n`)).error, "string", line);
     }
+    assert.match((await say("null\n")).error!, /^requests are /);
     assert.equal(typeof (await say("x".repeat(2 ** 19))).error, "string");
     assert.deepEqual(await disksOf("quiet"), []);
   });

@@ -4,6 +4,7 @@ import { formatSize } from "../../util/size.ts";
 import { ask } from "../ask.ts";
 import { findServer } from "../control.ts";
 import type { ListedDisk } from "../disk-list.ts";
+import { UsageError } from "../errors.ts";
 import { knobHelp } from "../knobs.ts";
 import {
   addDomainArgument,
@@ -56,6 +57,16 @@ async function attach(domain: string, words: string[], options: AttachOptions): 
     import("../attach-spec.ts"),
     import("../xl-disk.ts"),
   ]);
+  const isDisk = (...text: string[]) => {
+    try {
+      return parseXlDisk(text) !== undefined;
+    } catch {
+      return false;
+    }
+  };
+  if (!isDisk(...words) && isDisk(domain)) {
+    throw new UsageError(`${domain} is a disk: the DOMAIN that it is for comes first`);
+  }
   const fields = attachRequestOf(domain, parseXlDisk(words), options);
   const server = await findServer(options.machine);
   const disk = await ask<ListedDisk>(server, "attach", { fields, patient: true, signal });
