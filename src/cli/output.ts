@@ -12,7 +12,19 @@ export function print(text: string): void {
 }
 
 export function printJson(value: unknown): void {
-  print(JSON.stringify(value, plain, 2));
+  print(JSON.stringify(value, (key, held) => camelCased(plain(key, held)), 2));
+}
+
+/** Reasons that are words for people ("command shortage") are keys like all others in JSON: commandShortage. */
+function camelCased(value: unknown): unknown {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) return value;
+  const entries = Object.entries(value).map(([key, held]) => [
+    /^[a-z]+( [a-z]+)+$/.test(key)
+      ? key.replaceAll(/ ([a-z])/g, (_, letter: string) => letter.toUpperCase())
+      : key,
+    held,
+  ]);
+  return Object.fromEntries(entries);
 }
 
 /** Sets become arrays, so that JSON shows them. */

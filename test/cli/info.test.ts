@@ -118,6 +118,14 @@ describe("info of a running server", { concurrency: 2 }, () => {
     assert.ok(later.backend.grants.mapped > 0);
   });
 
+  test("has keys without spaces in JSON, and words for people", async () => {
+    const { stdout } = await vbdkit(["info", "--json", served.info.directory]);
+    assert.match(stdout, /"freezes": \{\s+"commandShortage": \d+,\s+"pageShortage": /);
+    assert.doesNotMatch(stdout, /^ *"[^"]* [^"]*":/m);
+    const { stdout: text } = await vbdkit(["info", "--verbose", served.info.directory]);
+    assert.match(text, /command shortage +\d/);
+  });
+
   test("prints the same for people", async () => {
     const { stdout } = await vbdkit(["info", served.info.directory]);
     assert.match(stdout, /^vbdkit \d.*, process \d+$/m);
