@@ -79,7 +79,7 @@ export function guestAnswers(keeper: GuestKeeper): Answers {
       await guest.destroy();
       return await gone(guest);
     },
-    save: async (fields, { note }) => {
+    save: async (fields, { note, signal }) => {
       const guest = guestOf(fields);
       const { checkpoint, pause } = fields;
       for (const { disk, text } of table.disksOf(guest)) {
@@ -87,9 +87,15 @@ export function guestAnswers(keeper: GuestKeeper): Answers {
         note(`${disk.vdev} (${text}) is empty when it is restored: its contents are not saved`);
       }
       // Left paused, it is there with all that belongs to it.
-      if (pause === true && guest.state === "running") await guest.suspend();
+      const paused = pause === true && guest.state === "running";
+      if (paused) await guest.suspend();
       const stays = checkpoint === true || pause === true;
-      await guest.save(textOf("file", fields.file), { checkpoint: stays });
+      try {
+        await guest.save(textOf("file", fields.file), { checkpoint: stays, signal });
+      } catch (error) {
+        if (paused) await guest.resume({ cancelled: true }).catch(() => {});
+        throw error;
+      }
       return stays ? await listedDomain(guest) : await gone(guest);
     },
     restore: async (fields, asker) => {

@@ -17,7 +17,7 @@ import type {
 import { GTF_readonly } from "../xen/embedded/layout.ts";
 import type { AttachedDisk } from "./attached-disk.ts";
 import { guarded, readAnswer, readerOf, sinkTo } from "./migrate.ts";
-import { writeGuest } from "./save.ts";
+import { type Sink, writeGuest } from "./save.ts";
 import { writeWhole } from "./save-file.ts";
 import { type GuestRecord, RecordWriter, type RunRecord } from "./save-format.ts";
 
@@ -122,21 +122,30 @@ export class Guest implements AsyncDisposable {
   /** Writes the guest to a file (docs/save-format.md), whole or not at all, and destroys it; a `checkpoint` leaves it as it
    * was, running or suspended. When it resolves, its disks may be opened by whoever restores it. Rejects with what stands
    * against it, with XenError("E2BIG") where it has too much, and with EINVAL where it is neither running nor suspended;
-   * the guest is as it was then. */
-  save(path: string, options: { readonly checkpoint?: boolean } = {}): Promise<void> {
+   * the guest is as it was then. `signal` gives up, as long as not all is written. */
+  save(
+    path: string,
+    options: { readonly checkpoint?: boolean; readonly signal?: AbortSignal } = {},
+  ): Promise<void> {
+    const { checkpoint, signal } = options;
     return this.#turns.run(async () => {
+      signal?.throwIfAborted();
       const ran = await this.#standStill();
       try {
         await writeWhole(path, async (sink) => {
           const writer = new RecordWriter();
-          await writeGuest(this, this.#parts.toolstack, writer, sink);
-          await sink(writer.record({ type: "end" }));
+          const unlessAborted: Sink = async (bytes) => {
+            signal?.throwIfAborted();
+            await sink(bytes);
+          };
+          await writeGuest(this, this.#parts.toolstack, writer, unlessAborted);
+          await unlessAborted(writer.record({ type: "end" }));
         });
       } catch (error) {
         if (ran) await this.#goOn();
         throw error;
       }
-      if (options.checkpoint !== true) {
+      if (checkpoint !== true) {
         await this.#destroy(new XenError("ESHUTDOWN", `${this.name} was saved`));
       } else if (ran) await this.#resume({ cancelled: true });
     });

@@ -99,6 +99,28 @@ test("a guest that was saved under load, and whose process was killed, is restor
   assert.ok(inFlight > 0, "nothing was in flight in any round");
 });
 
+test("a save that is given up leaves no file, and the guest at work", async () => {
+  await using folder = await temporaryFolder();
+  await using machine = await start();
+  const guest = await machine.createGuest({ name: "kept", memoryPages: 4096 });
+  const disk = await machine.attach(parseDisk(["memory", "1M"], []), { vdev: "xvda", guest });
+  const { region, start: first } = guest.allocate(2000)!;
+  region.bytes.fill(1, first, first + 2000 * 4096);
+  const path = folder.file("given-up");
+  const left = new AbortController();
+  const saved = guest.save(path, { signal: left.signal });
+  const gone = assert.rejects(saved, /whoever asked has gone/);
+  // In the middle: its own name comes when it is whole.
+  while (!readdirSync(folder.path).some((name) => name.endsWith(".tmp"))) await sleep(0);
+  left.abort(new Error("whoever asked has gone"));
+  await gone;
+  assert.deepEqual([readdirSync(folder.path), guest.state], [[], "running"]);
+  await disk.write(0, page(7));
+  await assert.rejects(guest.save(path, { signal: left.signal }), /whoever asked has gone/);
+  await guest.save(path, { signal: new AbortController().signal });
+  assert.deepEqual([readdirSync(folder.path), guest.state], [["given-up"], "dead"]);
+});
+
 test("a checkpoint leaves the guest at work, and what it does later is not in it", async () => {
   await using folder = await temporaryFolder();
   await using machine = await start();
