@@ -26,8 +26,10 @@ export function parseNbdUri(text: string): NbdUri {
   }
   let exportName: string;
   try {
+    // A name may be "." or "a/..", which a URL's pathname takes for folders.
+    const path = /^[^:]*:\/\/[^/?#]*([^?#]*)/.exec(text.trim())?.[1] ?? url.pathname;
     // One slash belongs to the syntax; any more belong to the name.
-    exportName = decodeURIComponent(url.pathname.replace(/^\//, ""));
+    exportName = decodeURIComponent(path.replace(/^\//, ""));
   } catch (cause) {
     throw new StoreError("EINVAL", `${text}: the export name is not percent-encoded UTF-8`, {
       cause,

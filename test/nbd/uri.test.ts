@@ -40,6 +40,10 @@ describe("NBD URIs", () => {
         assert.deepEqual(parseNbdUri(formatNbdUri(uri)), uri);
       }),
     );
+    for (const exportName of [".", "..", "a/../b", "./", "?", "#"]) {
+      const uri = { address: { path: "/s" }, exportName };
+      assert.deepEqual(parseNbdUri(formatNbdUri(uri)), uri);
+    }
     const tcp = { address: { host: "::1", port: 1 }, exportName: "a/b c" };
     assert.deepEqual(parseNbdUri(formatNbdUri(tcp)), tcp);
   });
