@@ -135,7 +135,9 @@ export class Lab implements AsyncDisposable {
     return {
       outcome,
       get output() {
-        const soFar = (name: string) => readFileSync(join(folder, name), "utf8");
+        // It has printed nothing before dom0 has begun it.
+        const soFar = (name: string) =>
+          existsSync(join(folder, name)) ? readFileSync(join(folder, name), "utf8") : "";
         return { stdout: soFar("stdout"), stderr: soFar("stderr") };
       },
       signal,
