@@ -12,7 +12,7 @@ import { Questions } from "../util/questions.ts";
 import type { Domain } from "../xen/domain.ts";
 import { openHost } from "../xen/host/index.ts";
 import { type Answers, openControl } from "./control.ts";
-import { answerOf, type DaemonQuestion, type DaemonVbd, startService } from "./daemon-service.ts";
+import { answerOf, type DaemonQuestion, startService } from "./daemon-service.ts";
 import {
   type DaemonSettings,
   type FromGuestProcess,
@@ -36,7 +36,7 @@ export async function runDaemon(settings: DaemonSettings): Promise<void> {
   const world = stack.use(
     settings.shared ? await oneProcess(settings, domain) : await manyProcesses(settings, domain),
   );
-  stack.use(await openControl(settings.folder, answersOf(domain, world)));
+  stack.use(await openControl(settings.folder, answersOf(world)));
   if (settings.pidfile !== undefined) stack.use(takePidfile(settings.pidfile));
   if (settings.shared) dropRights(settings);
   print(`vbdkit serves ${settings.kinds.join(" and ")} of domain ${domain.id}`);
@@ -45,16 +45,13 @@ export async function runDaemon(settings: DaemonSettings): Promise<void> {
 
 /** Whoever serves, however many they are. */
 interface Service extends AsyncDisposable {
-  ask(domid: number, question: DaemonQuestion): Promise<readonly DaemonVbd[] | true>;
-  /** One of each process. */
-  readonly domids: readonly number[];
+  ask(domid: number, question: DaemonQuestion): Promise<true>;
 }
 
 async function oneProcess(settings: DaemonSettings, domain: Domain): Promise<Service> {
   const service = await startService(domain, settings, undefined);
   return {
     ask: async (_domid, question) => await answerOf(service, question),
-    domids: [domain.id],
     [Symbol.asyncDispose]: () => service.leave(),
   };
 }
@@ -79,9 +76,6 @@ async function manyProcesses(settings: DaemonSettings, domain: Domain): Promise<
       if (child === undefined) throw new UsageError(`domain ${domid} has no disk of ours`);
       return await child.ask(question);
     },
-    get domids() {
-      return supervisor.domids;
-    },
     async [Symbol.asyncDispose]() {
       const waiting = spare;
       spare = undefined;
@@ -91,21 +85,14 @@ async function manyProcesses(settings: DaemonSettings, domain: Domain): Promise<
   };
 }
 
-function answersOf(domain: Domain, service: Service): Answers {
+function answersOf(service: Service): Answers {
   return {
-    info: async () => ({ domid: domain.id, pid: process.pid }),
-    vbds: async () => {
-      const each = await Promise.all(
-        service.domids.map((domid) => service.ask(domid, { ask: "vbds" })),
-      );
-      return each.flatMap((vbds) => (vbds === true ? [] : vbds));
-    },
     resize: async ({ path, size, shrink }) => {
       if (typeof path !== "string" || typeof size !== "number") {
         throw new UsageError("resize: write a path and a size");
       }
       const domid = Number(path.split("/").at(-2));
-      return await service.ask(domid, { ask: "resize", path, size, shrink: shrink === true });
+      return await service.ask(domid, { path, size, shrink: shrink === true });
     },
   };
 }
@@ -145,7 +132,7 @@ class GuestChild implements GuestProcess {
     this.#send({ serve: domid });
   }
 
-  async ask(question: DaemonQuestion): Promise<readonly DaemonVbd[] | true> {
+  async ask(question: DaemonQuestion): Promise<true> {
     return await this.#questions.ask((number) => this.#send({ number, question }));
   }
 

@@ -5,25 +5,13 @@ import type { Domain } from "../xen/domain.ts";
 import type { DaemonSettings } from "./daemon-settings.ts";
 import { readDeviceRequest } from "./device-request.ts";
 import { UsageError } from "./errors.ts";
-import { plain } from "./output.ts";
 
-/** What can be asked of it; plain data. */
-export type DaemonQuestion =
-  | { readonly ask: "vbds" }
-  | {
-      readonly ask: "resize";
-      readonly path: string;
-      readonly size: number;
-      readonly shrink: boolean;
-    };
-
-/** A vbd that is served now. */
-export interface DaemonVbd {
+/** What can be asked of it: another size for a disk, in bytes. Plain data. */
+export interface DaemonQuestion {
+  /** Of the backend. */
   readonly path: string;
-  readonly disk: string;
-  readonly connected: boolean;
-  readonly negotiated: unknown;
-  readonly counters: unknown;
+  readonly size: number;
+  readonly shrink: boolean;
 }
 
 /** Folder of the journals, in that of the daemon. */
@@ -55,18 +43,8 @@ export async function startService(
 
 export async function answerOf(
   service: VbdService,
-  question: DaemonQuestion,
-): Promise<readonly DaemonVbd[] | true> {
-  if (question.ask === "vbds") {
-    return service.vbds.map(({ path, request, backend }) => ({
-      path,
-      disk: request.text,
-      connected: backend.negotiated !== undefined,
-      negotiated: JSON.parse(JSON.stringify(backend.negotiated ?? null, plain)),
-      counters: JSON.parse(JSON.stringify(backend.counters ?? null, plain)),
-    }));
-  }
-  const { path, size, shrink } = question;
+  { path, size, shrink }: DaemonQuestion,
+): Promise<true> {
   const vbd = service.vbds.find((each) => each.path === path);
   if (vbd === undefined) throw new UsageError(`${path}: is not served here`);
   if (vbd.store === undefined) {

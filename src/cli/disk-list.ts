@@ -3,6 +3,7 @@
 
 import type { GuestState } from "../index.ts";
 import type { XenStore } from "../xen/domain.ts";
+import { readFirstRing } from "../xen/toolstack.ts";
 import { parseVdev } from "../xen/vbd.ts";
 import { parseState, stateName } from "../xen/xenbus.ts";
 import type { DiskTable, ServedDisk } from "./disk-table.ts";
@@ -53,15 +54,6 @@ export async function listDisk(
 ): Promise<ListedDisk> {
   const { disk, error } = entry;
   const { frontend: frontendPath, backend: backendPath } = disk.paths;
-  const number = async (...keys: string[]): Promise<number | undefined> => {
-    for (const key of keys) {
-      const text = await store.read(`${frontendPath}/${key}`);
-      if (text !== undefined && /^\d{1,10}$/.test(text)) return Number(text);
-    }
-    return undefined;
-  };
-  const eventChannel = await number("event-channel", "queue-0/event-channel");
-  const ringRef = await number("ring-ref", "ring-ref0", "queue-0/ring-ref", "queue-0/ring-ref0");
   const state = stateName(parseState(await store.read(`${frontendPath}/state`))).toLowerCase();
   const { size, readOnly } = disk.info;
   return {
@@ -70,8 +62,7 @@ export async function listDisk(
     handle: parseVdev(disk.vdev),
     backend: Number(backendPath.split("/")[3]),
     state: error !== undefined ? "dead" : entry.gone !== undefined ? "detaching" : state,
-    ...(eventChannel === undefined ? {} : { eventChannel }),
-    ...(ringRef === undefined ? {} : { ringRef }),
+    ...(await readFirstRing(store, frontendPath)),
     size,
     access: readOnly ? "r" : "w",
     link: entry.link,

@@ -121,15 +121,14 @@ async function find({ store, domid }: Host, fields: RequestFields): Promise<Host
 }
 
 function listed(disk: HostDisk): ListedDisk {
-  const { eventChannel, ringReference, error } = disk;
+  const { error } = disk;
   return {
     domain: disk.guest.name,
     vdev: vdevName(disk.vdev),
     handle: disk.vdev,
     backend: disk.backendDomid,
     state: stateName(disk.state).toLowerCase(),
-    ...(eventChannel === undefined ? {} : { eventChannel }),
-    ...(ringReference === undefined ? {} : { ringRef: ringReference }),
+    ...disk.ring,
     size: disk.size ?? 0,
     access: disk.readOnly ? "r" : "w",
     link: "xen",

@@ -7,7 +7,13 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { XenError, type XenStore } from "../xen/domain.ts";
-import { askToClose, createVbd, removeVbd, type VbdPaths } from "../xen/toolstack.ts";
+import {
+  askToClose,
+  createVbd,
+  readFirstRing,
+  removeVbd,
+  type VbdPaths,
+} from "../xen/toolstack.ts";
 import { frontendPath, parseVdev, toolstackPath, vdevName } from "../xen/vbd.ts";
 import { parseState, readNumber, XenbusState } from "../xen/xenbus.ts";
 
@@ -38,8 +44,7 @@ export interface HostDisk {
   readonly readOnly: boolean;
   /** params of the backend. */
   readonly text: string;
-  readonly eventChannel: number | undefined;
-  readonly ringReference: number | undefined;
+  readonly ring: { readonly eventChannel?: number; readonly ringRef?: number };
   /** Made by `attachHostDisk`, else by another toolstack. */
   readonly ours: boolean;
   readonly error: string | undefined;
@@ -206,14 +211,7 @@ async function readDisk(
   const state = await store.read(`${backend}/state`);
   if (state === undefined) return undefined;
   const frontend = frontendPath(guest.domid, vdev);
-  const number = async (...paths: string[]): Promise<number | undefined> => {
-    for (const path of paths) {
-      const value = await readNumber(store, path, Number.MAX_SAFE_INTEGER);
-      if (value !== undefined) return value;
-    }
-    return undefined;
-  };
-  const sectors = await number(`${backend}/sectors`);
+  const sectors = await readNumber(store, `${backend}/sectors`, Number.MAX_SAFE_INTEGER);
   return {
     ...{ guest, vdev, paths: { frontend, backend } },
     backendDomid: Number(backend.split("/")[3]),
@@ -221,13 +219,7 @@ async function readDisk(
     size: sectors === undefined ? undefined : sectors * 512,
     readOnly: (await store.read(`${backend}/mode`)) === "r",
     text: (await store.read(`${backend}/params`)) ?? "",
-    eventChannel: await number(`${frontend}/event-channel`, `${frontend}/queue-0/event-channel`),
-    ringReference: await number(
-      `${frontend}/ring-ref`,
-      `${frontend}/ring-ref0`,
-      `${frontend}/queue-0/ring-ref`,
-      `${frontend}/queue-0/ring-ref0`,
-    ),
+    ring: await readFirstRing(store, frontend),
     ours: (await store.read(`${backend}/${REQUEST_NODE}`)) !== undefined,
     error: await store.read(`${backend}/error`),
   };

@@ -12,7 +12,7 @@ import type { BlockStore, EngineChoice, StoreSpec } from "../store/block-store.t
 import { openStore, unlockedSpec } from "../store/registry.ts";
 import { systemClock } from "../util/clock.ts";
 import { type Domain, XenError } from "../xen/domain.ts";
-import { parseState, readFlag, XenbusState } from "../xen/xenbus.ts";
+import { parseState, XenbusState } from "../xen/xenbus.ts";
 import { DeviceWatch } from "./device-watch.ts";
 import { JournalFiles } from "./journal-files.ts";
 
@@ -59,7 +59,7 @@ const NUMBERS = /\/(0|[1-9]\d{0,4})\/(0|[1-9]\d{0,9})$/;
 interface Device {
   readonly path: string;
   readonly journals: JournalFiles | undefined;
-  request: DeviceRequest;
+  readonly request: DeviceRequest;
   backend: BlockBackend | undefined;
   store: BlockStore | undefined;
   /** Ends waiting for a lock. */
@@ -220,8 +220,8 @@ export class VbdService {
   /** The toolstack is done with a vbd that no frontend uses: nobody else will close it. */
   async #closeUnwanted({ path, ending }: Device, backend: BlockBackend): Promise<void> {
     const { store } = this.#options.domain;
-    const online = await store.read(`${path}/online`);
-    if (online === undefined || (await readFlag(store, `${path}/online`))) return;
+    const online = (await store.read(`${path}/online`))?.trim();
+    if (online === undefined || online === "1") return;
     ending.abort(new XenError("ESHUTDOWN", `${path} was taken offline`));
     this.#apart(path, backend[Symbol.asyncDispose]());
   }

@@ -4,7 +4,7 @@
  */
 import type { XenStore, XenStoreOperations, XenStorePermission } from "./domain.ts";
 import { type BackendKind, backendPath, frontendPath, vdevName } from "./vbd.ts";
-import { parseState, XenbusState } from "./xenbus.ts";
+import { parseState, readNumber, XenbusState } from "./xenbus.ts";
 
 export interface VbdDescription {
   readonly frontendDomid: number;
@@ -76,6 +76,26 @@ export async function createVbd(store: XenStore, vbd: VbdDescription): Promise<V
     });
   });
   return paths;
+}
+
+/** Port and grant of a vbd's first ring, as its frontend wrote them: what block-list shows. */
+export async function readFirstRing(
+  store: XenStoreOperations,
+  frontend: string,
+): Promise<{ eventChannel?: number; ringRef?: number }> {
+  const first = async (...keys: string[]): Promise<number | undefined> => {
+    for (const key of keys) {
+      const number = await readNumber(store, `${frontend}/${key}`);
+      if (number !== undefined) return number;
+    }
+    return undefined;
+  };
+  const eventChannel = await first("event-channel", "queue-0/event-channel");
+  const ringRef = await first("ring-ref", "ring-ref0", "queue-0/ring-ref", "queue-0/ring-ref0");
+  return {
+    ...(eventChannel === undefined ? {} : { eventChannel }),
+    ...(ringRef === undefined ? {} : { ringRef }),
+  };
 }
 
 /** Says that the device is to go: the backend unregisters when the frontend has closed. */

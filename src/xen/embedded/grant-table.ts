@@ -12,22 +12,16 @@ import {
   type OwnPages,
   PAGE_SIZE,
 } from "../domain.ts";
+import { type MutableCounters, newGrantCounters } from "../grant-counters.ts";
 import type { DomainMemory } from "./domain-memory.ts";
 import type { Neighbours } from "./neighbours.ts";
-import { type MutableCounters, OwnGrants } from "./own-grants.ts";
+import { OwnGrants } from "./own-grants.ts";
 import { PeerGrants } from "./peer-grants.ts";
 import { mapScattered } from "./scattered-pages.ts";
 
 export class EmbeddedGrantTable implements GrantTable, Disposable {
   readonly grantsPages = true;
-  readonly #counters: MutableCounters = {
-    granted: 0,
-    mapped: 0,
-    maps: 0,
-    unmaps: 0,
-    copies: 0,
-    quarantined: 0,
-  };
+  readonly #counters: MutableCounters = newGrantCounters();
   readonly #own: OwnGrants;
   readonly #peers: PeerGrants;
   #disposed = false;

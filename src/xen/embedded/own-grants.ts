@@ -7,7 +7,8 @@
  */
 import type { MemoryRegion } from "../../io/memory.ts";
 import { invariant } from "../../util/assert.ts";
-import { type GrantCounters, type OwnPages, PAGE_SIZE } from "../domain.ts";
+import { type OwnPages, PAGE_SIZE } from "../domain.ts";
+import type { MutableCounters } from "../grant-counters.ts";
 import type { DomainMemory } from "./domain-memory.ts";
 import {
   GTF_permit_access,
@@ -18,9 +19,6 @@ import {
   RESERVED_GRANT_ENTRIES,
   UNSTABLE_ENTRY_TRIES,
 } from "./layout.ts";
-
-/** What is counted, as its owner writes it. */
-export type MutableCounters = { -readonly [K in keyof GrantCounters]: GrantCounters[K] };
 
 const IN_USE = GTF_reading | GTF_writing;
 

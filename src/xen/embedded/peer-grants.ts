@@ -18,10 +18,10 @@ import {
   GrantStatus,
   PAGE_SIZE,
 } from "../domain.ts";
+import type { MutableCounters } from "../grant-counters.ts";
 import { Granter } from "./granter.ts";
 import type { DomainShape } from "./layout.ts";
 import type { Neighbours } from "./neighbours.ts";
-import type { MutableCounters } from "./own-grants.ts";
 
 /** Mappings of one granter's pages at a time: as many as its table has entries by default, or 128 MiB in flight.
  * Whoever names the same entries in thousands of requests finds noSpace here. */

@@ -6,7 +6,7 @@
  */
 import type { Ffi } from "../../io/ffi.ts";
 import { type GrantCopy, type GrantCopyEnd, GrantStatus, PAGE_SIZE } from "../domain.ts";
-import type { MutableCounters } from "./counters.ts";
+import type { MutableCounters } from "../grant-counters.ts";
 import { IoctlArgument } from "./ioctl-argument.ts";
 import {
   CopyGrants,

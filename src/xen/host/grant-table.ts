@@ -12,7 +12,7 @@ import {
   type GrantTable,
   type OwnPages,
 } from "../domain.ts";
-import type { MutableCounters } from "./counters.ts";
+import { type MutableCounters, newGrantCounters } from "../grant-counters.ts";
 import type { Devices } from "./devices.ts";
 import { GrantCopier } from "./grant-copy.ts";
 import { OwnGrants } from "./own-grants.ts";
@@ -21,15 +21,8 @@ import { PeerGrants } from "./peer-grants.ts";
 export class HostGrantTable implements GrantTable, Disposable {
   readonly grantsPages = false;
   readonly #devices: Devices;
-  readonly #counters: MutableCounters = {
-    granted: 0,
-    mapped: 0,
-    maps: 0,
-    unmaps: 0,
-    copies: 0,
-    // Pages that a peer keeps are the kernel's, which keeps them from everybody.
-    quarantined: 0,
-  };
+  /** None is ever quarantined: pages that a peer keeps are the kernel's, which keeps them from everybody. */
+  readonly #counters: MutableCounters = newGrantCounters();
   #own: OwnGrants | undefined = undefined;
   #peers: PeerGrants | undefined = undefined;
   #copier: GrantCopier | undefined = undefined;

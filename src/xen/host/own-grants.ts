@@ -13,7 +13,7 @@ import { MemoryRegion } from "../../io/memory.ts";
 import { invariant } from "../../util/assert.ts";
 import { systemClock } from "../../util/clock.ts";
 import { DOMID_FIRST_RESERVED, type OwnPages, PAGE_SIZE } from "../domain.ts";
-import type { MutableCounters } from "./counters.ts";
+import type { MutableCounters } from "../grant-counters.ts";
 import type { Devices } from "./devices.ts";
 import { IoctlArgument } from "./ioctl-argument.ts";
 import {

@@ -15,7 +15,7 @@ import {
   GrantStatus,
   PAGE_SIZE,
 } from "../domain.ts";
-import type { MutableCounters } from "./counters.ts";
+import type { MutableCounters } from "../grant-counters.ts";
 import type { Devices } from "./devices.ts";
 import { IoctlArgument } from "./ioctl-argument.ts";
 import {
