@@ -1,0 +1,67 @@
+/**
+ * fio as a contender. Its traps: --runtime takes whole seconds (a fraction means the whole file), and at its start it
+ * drops the page cache of its file, so that "cached" would measure the disk (--invalidate=0).
+ */
+import { execFile } from "node:child_process";
+import { promisify } from "node:util";
+import type { Contender } from "./group.ts";
+import type { Workload } from "./load.ts";
+import { DATA_BYTES } from "./scratch.ts";
+
+interface FioReport {
+  readonly jobs: readonly {
+    readonly error: number;
+    readonly read: { readonly iops: number };
+    readonly write: { readonly iops: number };
+  }[];
+}
+
+/** The same requests as Load submits, by an engine of fio's. `words` say which, and on what. A figure is what `figure`
+ * makes of the requests of a second. */
+export function fioContender(
+  name: string,
+  workload: Workload,
+  words: readonly string[],
+  figure: (rate: number) => number,
+): Contender {
+  return {
+    name,
+    async measure(seconds) {
+      const runtime = [`--runtime=${Math.max(1, Math.round(seconds))}`, "--time_based"];
+      return figure(await fio([...wordsOf(workload), ...runtime, ...words]));
+    },
+  };
+}
+
+/** Requests of a second, of all jobs together. */
+export async function fio(words: readonly string[]): Promise<number> {
+  const { stdout } = await promisify(execFile)("fio", [...common, ...words]);
+  // It writes notes before the report, too.
+  const { jobs } = JSON.parse(stdout.slice(stdout.indexOf("{"))) as FioReport;
+  const failed = jobs.find(({ error }) => error !== 0);
+  if (failed !== undefined) throw new Error(`fio failed with errno ${failed.error}`);
+  return jobs.reduce((sum, { read, write }) => sum + read.iops + write.iops, 0);
+}
+
+const common = [
+  "--name=bench",
+  "--output-format=json",
+  "--thread",
+  "--invalidate=0",
+  // It need not note where it has been, nor can it then verify; we do neither.
+  "--norandommap",
+  "--randrepeat=0",
+  "--group_reporting",
+];
+
+function wordsOf({ readPercent, blockBytes, depth }: Workload): string[] {
+  const mixed = readPercent > 0 && readPercent < 100;
+  const pattern = mixed ? "randrw" : readPercent === 100 ? "randread" : "randwrite";
+  return [
+    `--rw=${pattern}`,
+    ...(mixed ? [`--rwmixread=${readPercent}`] : []),
+    `--bs=${blockBytes}`,
+    `--iodepth=${depth}`,
+    `--size=${DATA_BYTES - (DATA_BYTES % blockBytes)}`,
+  ];
+}

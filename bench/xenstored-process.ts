@@ -1,8 +1,0 @@
-/** Our xenstore daemon as a process of its own: listens at the path it is given. With a second one, it keeps its state
- * there. */
-import { XenStoreDaemon } from "../src/xen/xenstore/daemon.ts";
-
-const [path] = process.argv.slice(2);
-const daemon = new XenStoreDaemon();
-await daemon.listen(path!);
-process.send?.("listening");
