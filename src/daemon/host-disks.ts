@@ -5,7 +5,7 @@
  * Invariant: where a disk is, is read from directories that no guest can write; what a toolstack of another made is not
  * removed.
  */
-import { setTimeout as sleep } from "node:timers/promises";
+import { systemClock } from "../util/clock.ts";
 import { XenError, type XenStore } from "../xen/domain.ts";
 import {
   askToClose,
@@ -23,7 +23,6 @@ const KINDS = ["vbd3", "vbd"] as const;
 export const REQUEST_NODE = "vbdkit";
 /** libxl gives a backend ten seconds to come to InitWait, and to Closed; a process of ours may have to start first. */
 const PATIENCE_MILLISECONDS = 20_000;
-const LOOK_MILLISECONDS = 50;
 
 const DOMID = /^\d{1,5}$/;
 
@@ -111,24 +110,52 @@ export async function attachHostDisk(
   return (await readDisk(store, guest, vdev, paths.backend))!;
 }
 
+/** Looks until there is something to find: at once, and whenever something below the path changes. undefined where there
+ * was nothing for a while. */
+async function untilFound<T>(
+  store: XenStore,
+  path: string,
+  signal: AbortSignal,
+  look: () => Promise<T | undefined>,
+): Promise<T | undefined> {
+  let changed = Promise.withResolvers<void>();
+  const wake = () => changed.resolve();
+  let patient = true;
+  using _patience = systemClock.after(PATIENCE_MILLISECONDS, () => {
+    patient = false;
+    wake();
+  });
+  signal.addEventListener("abort", wake);
+  try {
+    await using _watch = await store.watch(path, wake);
+    for (;;) {
+      signal.throwIfAborted();
+      // Before the look: what changes during it is looked at again.
+      changed = Promise.withResolvers();
+      const last = !patient;
+      const found = await look();
+      if (found !== undefined || last) return found;
+      await changed.promise;
+    }
+  } finally {
+    signal.removeEventListener("abort", wake);
+  }
+}
+
 async function untilServed(store: XenStore, path: string, signal: AbortSignal): Promise<void> {
-  const patience = performance.now() + PATIENCE_MILLISECONDS;
-  for (;;) {
-    signal.throwIfAborted();
+  const served = await untilFound(store, path, signal, async () => {
     if ((await store.read(`${path}/hotplug-status`)) === "error") {
       const why = await store.read(`${path}/hotplug-error`);
       throw new XenError("EIO", why ?? "the daemon could not serve it");
     }
     const state = parseState(await store.read(`${path}/state`));
-    if (state >= XenbusState.initWait) return;
-    if (performance.now() > patience) {
-      throw new XenError(
-        "ETIMEDOUT",
-        "no daemon took the disk up: start one with vbdkit daemon in the backend's domain",
-      );
-    }
-    await sleep(LOOK_MILLISECONDS);
-  }
+    return state >= XenbusState.initWait ? true : undefined;
+  });
+  if (served) return;
+  throw new XenError(
+    "ETIMEDOUT",
+    "no daemon took the disk up: start one with vbdkit daemon in the backend's domain",
+  );
 }
 
 /** Waits until a frontend has connected, or has not for a while; the disk as it is then. */
@@ -137,14 +164,13 @@ export async function untilConnected(
   disk: HostDisk,
   signal: AbortSignal,
 ): Promise<HostDisk> {
-  const patience = performance.now() + PATIENCE_MILLISECONDS;
   const { guest, vdev, paths } = disk;
-  for (;;) {
-    signal.throwIfAborted();
-    const now = (await readDisk(store, guest, vdev, paths.backend)) ?? disk;
-    if (now.state >= XenbusState.connected || performance.now() > patience) return now;
-    await sleep(LOOK_MILLISECONDS);
-  }
+  let latest = disk;
+  await untilFound(store, paths.backend, signal, async () => {
+    latest = (await readDisk(store, guest, vdev, paths.backend)) ?? disk;
+    return latest.state >= XenbusState.connected ? true : undefined;
+  });
+  return latest;
 }
 
 /** Takes the disk offline and removes it once the guest has let it go. Rejects with XenError("EBUSY") where it does not,
@@ -168,18 +194,15 @@ export async function detachHostDisk(
     return;
   }
   await askToClose(store, paths);
-  const patience = performance.now() + PATIENCE_MILLISECONDS;
-  for (;;) {
-    signal.throwIfAborted();
+  const closed = await untilFound(store, paths.backend, signal, async () => {
     const text = await store.read(`${paths.backend}/state`);
-    if (text === undefined || parseState(text) === XenbusState.closed) break;
-    if (performance.now() > patience) {
-      throw new XenError(
-        "EBUSY",
-        `${guest.name} does not let ${name} go: is it mounted there? It goes when the guest closes it; --force removes it now`,
-      );
-    }
-    await sleep(LOOK_MILLISECONDS);
+    return text === undefined || parseState(text) === XenbusState.closed ? true : undefined;
+  });
+  if (!closed) {
+    throw new XenError(
+      "EBUSY",
+      `${guest.name} does not let ${name} go: is it mounted there? It goes when the guest closes it; --force removes it now`,
+    );
   }
   await removeVbd(store, paths);
 }
