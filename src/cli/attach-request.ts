@@ -10,6 +10,7 @@ import { unlockedSpec } from "../store/registry.ts";
 import { UsageError } from "./errors.ts";
 import { backendKnobs, frontendKnobs } from "./knobs.ts";
 import type { DiskOptions } from "./options.ts";
+import { printNote } from "./output.ts";
 
 export interface AttachRequest extends AttachSettings {
   /** A guest by name or domid; null is the one that a server makes for disks that name none. */
@@ -37,7 +38,6 @@ interface AttachSettings {
 
 /** Throws UsageError for a parameter that is none, and says on standard error which was brought into its range. */
 export function settingsOf(options: DiskOptions): AttachSettings {
-  const note = (message: string) => process.stderr.write(`vbdkit: note: ${message}\n`);
   const { maxRingPageOrder, maxIndirectSegments, maxPersistentGrants, persistent } = options;
   const shared = defined({ maxRingPageOrder, maxIndirectSegments, persistent });
   return {
@@ -46,12 +46,12 @@ export function settingsOf(options: DiskOptions): AttachSettings {
     backend: {
       ...shared,
       ...defined({ maxPersistentGrants, discard: options.discard }),
-      ...backendKnobs(options.backend ?? [], note),
+      ...backendKnobs(options.backend ?? [], printNote),
     },
     frontend: {
       ...shared,
       ...defined({ protocol: options.protocol }),
-      ...frontendKnobs(options.frontend ?? [], note),
+      ...frontendKnobs(options.frontend ?? [], printNote),
     },
   };
 }

@@ -1,26 +1,22 @@
 /**
  * `vbdkit daemon` itself: a supervisor with a process for each guest (guest-process.ts), or all guests in this one.
  *
- * One process more waits for the next guest: a toolstack gives a disk ten seconds, and a guest that comes should not wait
- * for a program to start. Invariant: nothing but a toolstack ends a vbd.
+ * One process more waits for the next guest, from before the daemon says that it serves: a toolstack gives a disk ten
+ * seconds, and a guest that comes should not wait for a program to start. Invariant: nothing but a toolstack ends a vbd.
  */
 import { type ChildProcess, fork } from "node:child_process";
 import { mkdirSync } from "node:fs";
 import { type GuestProcess, Supervisor } from "../daemon/supervisor.ts";
+import { siblingModule } from "../io/sibling.ts";
 import { systemClock } from "../util/clock.ts";
 import { Questions } from "../util/questions.ts";
 import type { Domain } from "../xen/domain.ts";
 import { openHost } from "../xen/host/index.ts";
 import { type Answers, openControl } from "./control.ts";
-import { answerOf, type DaemonQuestion, startService } from "./daemon-service.ts";
-import {
-  type DaemonSettings,
-  type FromGuestProcess,
-  SETTINGS_VARIABLE,
-  type ToGuestProcess,
-} from "./daemon-settings.ts";
+import type { DaemonQuestion } from "./daemon-service.ts";
+import type { DaemonSettings, FromGuestProcess, ToGuestProcess } from "./daemon-settings.ts";
+import { dropRights } from "./drop-rights.ts";
 import { UsageError } from "./errors.ts";
-import { dropRights } from "./guest-process.ts";
 import { print } from "./output.ts";
 import { checkPidfile, takePidfile } from "./pidfile.ts";
 import { StopSignal } from "./signals.ts";
@@ -49,6 +45,8 @@ interface Service extends AsyncDisposable {
 }
 
 async function oneProcess(settings: DaemonSettings, domain: Domain): Promise<Service> {
+  // Where each guest has its process, what serves is not loaded here.
+  const { answerOf, startService } = await import("./daemon-service.ts");
   const service = await startService(domain, settings, undefined);
   return {
     ask: async (_domid, question) => await answerOf(service, question),
@@ -58,6 +56,9 @@ async function oneProcess(settings: DaemonSettings, domain: Domain): Promise<Ser
 
 async function manyProcesses(settings: DaemonSettings, domain: Domain): Promise<Service> {
   let spare: GuestChild | undefined = new GuestChild(settings);
+  await spare.ready;
+  // It has said why.
+  if (!spare.alive) throw new Error(`a process for guests ${await spare.ended}`);
   const supervisor = await Supervisor.start({
     store: domain.store,
     roots: settings.kinds.map((kind) => `/local/domain/${domain.id}/backend/${kind}`),
@@ -100,32 +101,38 @@ function answersOf(service: Service): Answers {
 /** A guest's process, from our side. */
 class GuestChild implements GuestProcess {
   readonly ended: Promise<string>;
+  /** Resolves when it could serve at once, or has ended. */
+  readonly ready: Promise<void>;
   alive = true;
   readonly #child: ChildProcess;
   readonly #questions = new Questions();
 
   constructor(settings: DaemonSettings) {
-    const child = fork(process.argv[1]!, ["daemon"], {
+    const child = fork(siblingModule(import.meta.url, "./guest-process"), {
       execArgv: process.execArgv,
-      env: { ...process.env, [SETTINGS_VARIABLE]: JSON.stringify(settings) },
       stdio: ["ignore", "inherit", "inherit", "ipc"],
     });
     this.#child = child;
     const { promise, resolve } = Promise.withResolvers<string>();
     this.ended = promise;
+    const ready = Promise.withResolvers<void>();
+    this.ready = ready.promise;
     const end = (how: string) => {
       this.alive = false;
+      ready.resolve();
       this.#questions.end(new Error(`the process ${how}`));
       resolve(how);
     };
     child.on("message", (message: FromGuestProcess) => {
-      if ("answer" in message) this.#questions.answered(message.number, message.answer);
+      if ("ready" in message) ready.resolve();
+      else if ("answer" in message) this.#questions.answered(message.number, message.answer);
       else this.#questions.answered(message.number, undefined, new UsageError(message.error));
     });
     child.on("error", (error) => end(`failed: ${error.message}`));
     child.once("exit", (code, signal) =>
       end(signal === null ? `ended with status ${code}` : `was ended by ${signal}`),
     );
+    this.#send({ setup: settings });
   }
 
   serve(domid: number): void {

@@ -1,8 +1,7 @@
 /** The part of `vbdkit daemon` that serves: the vbds of one guest, or of all of them, in this process. */
-import { join } from "node:path";
 import { VbdService } from "../daemon/vbd-service.ts";
 import type { Domain } from "../xen/domain.ts";
-import type { DaemonSettings } from "./daemon-settings.ts";
+import { type DaemonSettings, journalsOf } from "./daemon-settings.ts";
 import { readDeviceRequest } from "./device-request.ts";
 import { UsageError } from "./errors.ts";
 
@@ -12,11 +11,6 @@ export interface DaemonQuestion {
   readonly path: string;
   readonly size: number;
   readonly shrink: boolean;
-}
-
-/** Folder of the journals, in that of the daemon. */
-export function journalsOf({ folder }: DaemonSettings): string {
-  return join(folder, "journals");
 }
 
 /** Serves the vbds of one guest, or of all. */

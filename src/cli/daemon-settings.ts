@@ -1,4 +1,5 @@
 /** What `vbdkit daemon` was asked for, which it tells its processes; and what they say to one another. Plain data. */
+import { join } from "node:path";
 import type { BackendLimits } from "../index.ts";
 import type { EngineChoice } from "../store/block-store.ts";
 import type { DaemonQuestion } from "./daemon-service.ts";
@@ -18,15 +19,20 @@ export interface DaemonSettings {
   readonly verbose: boolean;
 }
 
-/** A guest's process gets its settings this way: they are more than a command line shows well. */
-export const SETTINGS_VARIABLE = "VBDKIT_DAEMON_SETTINGS";
+/** Folder of the journals, in that of the daemon. */
+export function journalsOf({ folder }: DaemonSettings): string {
+  return join(folder, "journals");
+}
 
-/** "serve" comes first, once: until then the process waits for a guest. */
+/** "setup" comes first, then "serve", each once: until then the process waits for a guest. */
 export type ToGuestProcess =
+  | { readonly setup: DaemonSettings }
   | { readonly serve: number }
   | { readonly leave: true }
   | { readonly number: number; readonly question: DaemonQuestion };
 
+/** "ready" comes once: what needs rights is open, and the next word may be "serve". */
 export type FromGuestProcess =
+  | { readonly ready: true }
   | { readonly number: number; readonly answer: unknown }
   | { readonly number: number; readonly error: string };

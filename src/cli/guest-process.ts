@@ -1,88 +1,76 @@
 /**
- * A process of `vbdkit daemon`: waits until it is told which guest it is for, then serves that guest's vbds.
+ * Entry of a process of `vbdkit daemon`: waits until it is told which guest it is for, then serves that guest's vbds. Its
+ * own module, and not a command, since a guest may be waiting for it: it loads what it needs and no more.
  *
  * Invariants: what needs rights is opened before anything of a guest is looked at, and the rights given up where a user is
  * named; whoever loses the daemon finishes what was taken and ends.
  */
-
 import { once } from "node:events";
-import { chownSync, mkdirSync, readFileSync } from "node:fs";
 import type { VbdService } from "../daemon/vbd-service.ts";
+import { invariant } from "../util/assert.ts";
 import { openHost } from "../xen/host/index.ts";
-import { answerOf, journalsOf, startService } from "./daemon-service.ts";
-import {
-  type DaemonSettings,
-  type FromGuestProcess,
-  SETTINGS_VARIABLE,
-  type ToGuestProcess,
-} from "./daemon-settings.ts";
-import { UsageError } from "./errors.ts";
+import { answerOf, startService } from "./daemon-service.ts";
+import type { DaemonSettings, FromGuestProcess, ToGuestProcess } from "./daemon-settings.ts";
+import { dropRights } from "./drop-rights.ts";
+import { messageOf, report } from "./errors.ts";
+import { showNotes } from "./output.ts";
 import { StopSignal } from "./signals.ts";
 
-export async function runGuestProcess(): Promise<void> {
-  using stop = new StopSignal();
-  const settings = JSON.parse(process.env[SETTINGS_VARIABLE] ?? "null") as DaemonSettings | null;
-  if (settings === null || process.send === undefined) {
-    throw new UsageError(`${SETTINGS_VARIABLE} is for vbdkit daemon's own processes`);
-  }
-  const told = Promise.withResolvers<number>();
-  let service: VbdService | undefined;
-  process.on("message", (message: ToGuestProcess) => {
-    if ("serve" in message) told.resolve(message.serve);
-    else if ("leave" in message) stop.stop("the daemon asked for it");
-    else void answer(service, message);
-  });
-  process.on("disconnect", () => stop.stop("the daemon ended"));
-  await using stack = new AsyncDisposableStack();
-  const domain = stack.use(await openHost({ backend: true }));
-  dropRights(settings);
-  const guest = await Promise.race([told.promise, stop.stopped()]);
-  if (guest !== undefined && !stop.signal.aborted) {
-    service = await startService(domain, settings, guest);
-    await stop.stopped();
-    await service.leave();
-  }
-  await stack.disposeAsync();
-  if (process.connected) {
-    process.disconnect!();
-    await once(process, "disconnect").catch(() => {});
-  }
+invariant(process.send !== undefined, "guest-process.ts is started with an IPC channel");
+const told = Promise.withResolvers<number>();
+const settled = Promise.withResolvers<DaemonSettings>();
+let service: VbdService | undefined;
+let verbose = false;
+
+function tell(message: FromGuestProcess): void {
+  if (process.connected) process.send?.(message, undefined, undefined, () => {});
 }
 
-async function answer(
-  service: VbdService | undefined,
-  { number, question }: Extract<ToGuestProcess, { question: unknown }>,
-): Promise<void> {
-  const send = (message: FromGuestProcess) =>
-    void process.send?.(message, undefined, undefined, () => {});
+async function answer({
+  number,
+  question,
+}: Extract<ToGuestProcess, { question: unknown }>): Promise<void> {
   try {
     if (service === undefined) throw new Error("it has only begun");
-    send({ number, answer: await answerOf(service, question) });
+    tell({ number, answer: await answerOf(service, question) });
   } catch (error) {
-    send({ number, error: error instanceof Error ? error.message : String(error) });
+    tell({ number, error: messageOf(error) });
   }
 }
 
-/** What was opened stays open: /dev/xen's files and the xenstore are root's, the images need not be. */
-export function dropRights(settings: DaemonSettings): void {
-  const { user } = settings;
-  if (user === undefined) return;
+async function serve(stop: StopSignal): Promise<void> {
+  await using stack = new AsyncDisposableStack();
+  const domain = stack.use(await openHost({ backend: true }));
+  const settings = await Promise.race([settled.promise, stop.stopped()]);
+  if (settings === undefined) return;
+  verbose = settings.verbose;
+  dropRights(settings);
+  tell({ ready: true });
+  const guest = await Promise.race([told.promise, stop.stopped()]);
+  if (guest === undefined || stop.signal.aborted) return;
+  process.title = `vbdkit daemon: domain ${guest}`;
+  service = await startService(domain, settings, guest);
+  await stop.stopped();
+  await service.leave();
+}
+
+showNotes();
+{
+  using stop = new StopSignal();
+  process.on("message", (message: ToGuestProcess) => {
+    if ("setup" in message) settled.resolve(message.setup);
+    else if ("serve" in message) told.resolve(message.serve);
+    else if ("leave" in message) stop.stop("the daemon asked for it");
+    else void answer(message);
+  });
+  process.on("disconnect", () => stop.stop("the daemon ended"));
   try {
-    const entry = readFileSync("/etc/passwd", "utf8")
-      .split("\n")
-      .map((line) => line.split(":"))
-      .find(([name]) => name === user);
-    const [identity, group] = [Number(entry?.[2]), Number(entry?.[3])];
-    if (!Number.isInteger(identity) || !Number.isInteger(group)) {
-      throw new Error("there is no such user in /etc/passwd");
-    }
-    const journals = journalsOf(settings);
-    mkdirSync(journals, { recursive: true, mode: 0o700 });
-    chownSync(journals, identity, group);
-    process.setgroups!([group]);
-    process.setgid!(group);
-    process.setuid!(identity);
+    await serve(stop);
   } catch (error) {
-    throw new UsageError(`--user ${user}: ${(error as Error).message}`);
+    report(error, verbose);
   }
+}
+if (process.connected) {
+  process.disconnect?.();
+  await once(process, "disconnect").catch(() => {});
 }

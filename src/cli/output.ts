@@ -1,4 +1,5 @@
 /** What commands print: text, tables, plain data as indented fields, JSON. Colour is the terminal's, never a pipe's. */
+import { subscribe } from "node:diagnostics_channel";
 import { type InspectColor, styleText } from "node:util";
 import { ExitCode, report, systemMessage } from "./errors.ts";
 
@@ -9,6 +10,16 @@ export function paint(colour: InspectColor, text: string): string {
 
 export function print(text: string): void {
   process.stdout.write(`${text}\n`);
+}
+
+/** Something that a person should know, on standard error. */
+export function printNote(message: string): void {
+  process.stderr.write(`vbdkit: note: ${message}\n`);
+}
+
+/** What the library does without, and says on this channel, a person should know. */
+export function showNotes(): void {
+  subscribe("vbdkit:note", (note) => printNote((note as { message: string }).message));
 }
 
 export function printJson(value: unknown): void {

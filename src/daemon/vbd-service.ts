@@ -7,7 +7,9 @@
  */
 import { availableParallelism } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
-import { type BackendEvent, type BackendLimits, BlockBackend } from "../block/index.ts";
+// Not by block/index.ts: no frontend is needed here, and whoever waits for this program to start waits for every file.
+import { type BackendEvent, BlockBackend } from "../block/backend/backend.ts";
+import type { BackendLimits } from "../block/features.ts";
 import type { BlockStore, EngineChoice, StoreSpec } from "../store/block-store.ts";
 import { openStore, unlockedSpec } from "../store/registry.ts";
 import { systemClock } from "../util/clock.ts";

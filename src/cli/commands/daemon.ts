@@ -1,9 +1,10 @@
 /** `vbdkit daemon`: serves the vbds of a Xen host's guests, or of a driver domain, as xl devd and tapback do theirs. */
 import { Command, InvalidArgumentError } from "commander";
 import type { EngineChoice } from "../../store/block-store.ts";
-import { type DaemonSettings, RUN_FOLDER, SETTINGS_VARIABLE } from "../daemon-settings.ts";
+import { type DaemonSettings, RUN_FOLDER } from "../daemon-settings.ts";
 import { backendKnobs, knobHelp } from "../knobs.ts";
 import { addEngineOption, collect } from "../options.ts";
+import { printNote } from "../output.ts";
 
 interface DaemonOptions {
   kind?: string[];
@@ -36,19 +37,14 @@ export function daemonCommand(): Command {
     .option("--verbose", "what the backends do, and stack traces")
     .addHelpText("after", () => `\n${knobHelp()}\n${examples}`)
     .action(async (options: DaemonOptions) => {
-      if (process.env[SETTINGS_VARIABLE] !== undefined) {
-        const { runGuestProcess } = await import("../guest-process.ts");
-        return await runGuestProcess();
-      }
       const { runDaemon } = await import("../daemon-process.ts");
-      const note = (message: string) => process.stderr.write(`vbdkit: note: ${message}\n`);
       const settings: DaemonSettings = {
         kinds: options.kind ?? ["vbd3"],
         shared: options.shared === true,
         folder: options.runDir,
         user: options.user,
         engine: options.engine,
-        limits: backendKnobs(options.backend ?? [], note),
+        limits: backendKnobs(options.backend ?? [], printNote),
         pidfile: options.pidfile,
         verbose: options.verbose === true,
       };
