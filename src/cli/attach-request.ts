@@ -9,7 +9,7 @@ import type { EngineChoice, StoreSpec } from "../store/block-store.ts";
 import { unlockedSpec } from "../store/registry.ts";
 import { UsageError } from "./errors.ts";
 import { backendKnobs, frontendKnobs } from "./knobs.ts";
-import type { DiskOptions } from "./options.ts";
+import type { DiskOptions, FrontendOptions } from "./options.ts";
 import { printNote } from "./output.ts";
 
 export interface AttachRequest extends AttachSettings {
@@ -38,22 +38,31 @@ interface AttachSettings {
 
 /** Throws UsageError for a parameter that is none, and says on standard error which was brought into its range. */
 export function settingsOf(options: DiskOptions): AttachSettings {
-  const { maxRingPageOrder, maxIndirectSegments, maxPersistentGrants, persistent } = options;
-  const shared = defined({ maxRingPageOrder, maxIndirectSegments, persistent });
+  const { maxPersistentGrants } = options;
   return {
     link: options.link,
     engine: options.engine,
     backend: {
-      ...shared,
+      ...ringLimitsOf(options),
       ...defined({ maxPersistentGrants, discard: options.discard }),
       ...backendKnobs(options.backend ?? [], printNote),
     },
-    frontend: {
-      ...shared,
-      ...defined({ protocol: options.protocol }),
-      ...frontendKnobs(options.frontend ?? [], printNote),
-    },
+    frontend: frontendLimitsOf(options),
   };
+}
+
+/** As `settingsOf`, of a frontend alone. */
+export function frontendLimitsOf(options: FrontendOptions): Partial<FrontendLimits> {
+  return {
+    ...ringLimitsOf(options),
+    ...defined({ protocol: options.protocol }),
+    ...frontendKnobs(options.frontend ?? [], printNote),
+  };
+}
+
+/** What both ends bound. */
+function ringLimitsOf({ maxRingPageOrder, maxIndirectSegments, persistent }: FrontendOptions) {
+  return defined({ maxRingPageOrder, maxIndirectSegments, persistent });
 }
 
 /** A disk that others may write at the same time. Only a driver that locks keeps them out. */

@@ -1,19 +1,37 @@
-/** What `vbdkit serve` and `vbdkit machine` say when they run: what there is, what was negotiated, and things to try that
+/** What `vbdkit serve`, `vbdkit machine` and `vbdkit connect` say when they run: what there is, what was negotiated, and things to try that
  * work as pasted. */
 
 import { existsSync, realpathSync } from "node:fs";
 import { delimiter, isAbsolute, join, sep } from "node:path";
 import { fileURLToPath } from "node:url";
+import type { Negotiated } from "../block/features.ts";
 import { quote } from "../util/quote.ts";
 import { formatSize } from "../util/size.ts";
+import type { ConnectInfo } from "./connected-server.ts";
 import { paint, table } from "./output.ts";
 import type { ServedDiskInfo, ServerInfo } from "./server-info.ts";
 
 export function banner(info: ServerInfo): string {
-  const empty = info.disks.length === 0;
-  const tries = empty ? machineTries(info) : diskTries(info);
+  return info.disks.length === 0
+    ? greeting(describeMachine(info), machineTries(info))
+    : greeting(info.disks.flatMap(describeDisk), diskTries(info));
+}
+
+/** What `vbdkit connect` says. */
+export function connectBanner(info: ConnectInfo): string {
+  const size = `${formatSize(info.store.size)}${info.store.readOnly ? ", read-only" : ""}`;
+  const rows = [
+    ["uri", paint("cyan", info.uri)],
+    ["backend", info.backendPath],
+    ["ring", describeRing(info.negotiated)],
+  ];
+  const description = [paint("bold", `${info.vdev}  ${info.disk}  ${size}`), table(rows, "  ")];
+  return greeting(description, clientTries(info.uri));
+}
+
+function greeting(description: readonly string[], tries: Tries): string {
   return [
-    ...(empty ? describeMachine(info) : info.disks.flatMap(describeDisk)),
+    ...description,
     "",
     "Try, in another terminal:",
     table(tries.map(([command, why]) => [`  ${command}`, paint("dim", `# ${why}`)])),
@@ -24,13 +42,19 @@ export function banner(info: ServerInfo): string {
 
 type Tries = readonly (readonly [command: string, why: string])[];
 
-function diskTries(info: ServerInfo): Tries {
-  const uri = quote(info.uri);
-  const command = vbdkit();
+function clientTries(nbdUri: string): Tries {
+  const uri = quote(nbdUri);
   return [
     [`nbdinfo ${uri}`, "what an NBD client sees"],
     [`nbdcopy --progress ${uri} copy.img`, "copy it"],
     [`qemu-img info ${uri}`, "what QEMU sees"],
+  ];
+}
+
+function diskTries(info: ServerInfo): Tries {
+  const command = vbdkit();
+  return [
+    ...clientTries(info.uri),
     [lookIntoXenStore(info), "both drivers' nodes"],
     [`${command} info ${quote(info.directory)}`, "ring, grants and counters"],
     [`${command} top ${quote(info.directory)}`, "what goes on, until q"],
@@ -69,6 +93,15 @@ function describeMachine({ domains, directory, xenstoreSocket }: ServerInfo): st
 function describeDisk({ disk, vdev, uri, store, attachment }: ServedDiskInfo): string[] {
   const { negotiated, link, backend } = attachment;
   const size = `${formatSize(store.size)}${store.readOnly ? ", read-only" : ""}`;
+  const rows = [
+    ["uri", paint("cyan", uri)],
+    ["engine", `${backend.store.engine ?? "none"}, backend in ${places[link]}`],
+    ["ring", describeRing(negotiated)],
+  ];
+  return [paint("bold", `${vdev}  ${disk}  ${size}`), table(rows, "  ")];
+}
+
+function describeRing(negotiated: Negotiated): string {
   const features = [
     negotiated.persistent && "persistent grants",
     negotiated.flush && "flush",
@@ -80,12 +113,7 @@ function describeDisk({ disk, vdev, uri, store, attachment }: ServedDiskInfo): s
     ...features.filter((feature) => feature !== false),
     negotiated.protocol,
   ];
-  const rows = [
-    ["uri", paint("cyan", uri)],
-    ["engine", `${backend.store.engine ?? "none"}, backend in ${places[link]}`],
-    ["ring", ring.join(", ")],
-  ];
-  return [paint("bold", `${vdev}  ${disk}  ${size}`), table(rows, "  ")];
+  return ring.join(", ");
 }
 
 const places = {

@@ -106,7 +106,8 @@ async function resize(host: Host, fields: RequestFields, { signal }: Asker): Pro
   return { ...listed(disks.find(({ vdev }) => vdev === disk.vdev) ?? disk), size };
 }
 
-async function findGuest(store: XenStore, wanted: string): Promise<HostGuest> {
+/** By name or domid. Rejects with an Error that names the nearest. */
+export async function findGuest(store: XenStore, wanted: string): Promise<HostGuest> {
   const guests = await listGuests(store);
   const byDomid = guests.find(({ domid }) => String(domid) === wanted);
   return byDomid ?? findByName("there is no domain", wanted, guests, ({ name }) => name);

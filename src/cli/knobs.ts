@@ -54,18 +54,24 @@ function turn(option: string, words: readonly string[], knobs: readonly Knob[], 
 
 /** The parameters of both ends, with ranges and defaults, for `serve --help`. */
 export function knobHelp(): string {
-  const rows = (knobs: readonly Knob[], defaults: object) =>
-    table(
-      knobs.map((knob) => [`${knob.name}=${shortRange(knob)}`, sentence(knob, defaults)]),
-      "  ",
-    );
   return [
     "Parameters of --backend, as of Linux's xen-blkback:",
-    rows(backendParameters, defaultBackendLimits),
+    knobRows(backendParameters, defaultBackendLimits),
     "",
-    "Parameters of --frontend, as of Linux's xen-blkfront:",
-    rows(frontendParameters, defaultFrontendLimits),
+    frontendKnobHelp(),
   ].join("\n");
+}
+
+export function frontendKnobHelp(): string {
+  const rows = knobRows(frontendParameters, defaultFrontendLimits);
+  return `Parameters of --frontend, as of Linux's xen-blkfront:\n${rows}`;
+}
+
+function knobRows(knobs: readonly Knob[], defaults: object): string {
+  return table(
+    knobs.map((knob) => [`${knob.name}=${shortRange(knob)}`, sentence(knob, defaults)]),
+    "  ",
+  );
 }
 
 function shortRange(knob: Knob): string {

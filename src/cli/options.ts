@@ -3,11 +3,15 @@ import { type Command, InvalidArgumentError, Option } from "commander";
 import type { Link } from "../index.ts";
 import type { EngineChoice } from "../store/block-store.ts";
 
-/** Of `serve` and `machine`: where the NBD server, the xenstore and the control socket are. */
-export interface ListenOptions {
+/** Of `serve`, `machine` and `connect`: where the NBD server is. */
+export interface NbdOptions {
   unix?: string;
   port?: number;
   ip?: string;
+}
+
+/** Of `serve` and `machine`: where the xenstore and the control socket are, too. */
+export interface ListenOptions extends NbdOptions {
   xenstore?: string;
   machine?: string;
   /** Of `machine` alone. */
@@ -15,21 +19,25 @@ export interface ListenOptions {
 }
 
 /** Of `serve` and `attach`: how a disk is opened, and what both ends of its ring may agree on. */
-export interface DiskOptions {
+export interface DiskOptions extends FrontendOptions {
   engine: EngineChoice;
   shared?: true;
   link: Link;
   backend?: string[];
+  maxPersistentGrants?: number;
+  discard: boolean;
+}
+
+/** Of `connect`, and among those of `serve` and `attach`: what a frontend asks for. */
+export interface FrontendOptions {
   frontend?: string[];
   maxRingPageOrder?: number;
   maxIndirectSegments?: number;
-  maxPersistentGrants?: number;
   persistent: boolean;
-  discard: boolean;
   protocol?: "x86_64-abi" | "x86_32-abi" | "native";
 }
 
-/** Of `serve` and `machine`: the life of the process. */
+/** Of `serve`, `machine` and `connect`: the life of the process. */
 export interface RunOptions {
   run?: string;
   pidfile?: string;
@@ -39,6 +47,12 @@ export interface RunOptions {
 }
 
 export function addListenOptions(command: Command): Command {
+  return addNbdOptions(command)
+    .option("--xenstore <SOCKET>", "the xenstore listens on this socket")
+    .option("--machine <DIR>", "folder for the sockets, made 0700 (default: a fresh one)");
+}
+
+export function addNbdOptions(command: Command): Command {
   return command
     .optionsGroup("Where it listens:")
     .option(
@@ -50,9 +64,7 @@ export function addListenOptions(command: Command): Command {
         .argParser(integer(0, 65535))
         .conflicts("unix"),
     )
-    .option("-i, --ip <ADDRESS>", "the address for --port (default: 127.0.0.1)")
-    .option("--xenstore <SOCKET>", "the xenstore listens on this socket")
-    .option("--machine <DIR>", "folder for the sockets, made 0700 (default: a fresh one)");
+    .option("-i, --ip <ADDRESS>", "the address for --port (default: 127.0.0.1)");
 }
 
 export function addOpenOptions(command: Command): Command {
@@ -70,7 +82,7 @@ export function addEngineOption(command: Command): Command {
 }
 
 export function addRingOptions(command: Command): Command {
-  return command
+  command
     .optionsGroup("The ring between frontend and backend:")
     .addOption(
       new Option("--link <LINK>", "where the backend runs")
@@ -78,6 +90,14 @@ export function addRingOptions(command: Command): Command {
         .default("thread"),
     )
     .option("--backend <NAME=VALUE>", "a parameter of the backend, listed below", collect)
+    .option("--max-persistent-grants <N>", "grants the backend keeps mapped", integer(0, 65536))
+    .option("--no-discard", "do not offer discard");
+  return addFrontendOptions(command);
+}
+
+export function addFrontendOptions(command: Command): Command {
+  return command
+    .optionsGroup("The ring between frontend and backend:")
     .option("--frontend <NAME=VALUE>", "a parameter of the frontend, listed below", collect)
     .option("--max-ring-page-order <N>", "the ring has at most 2^N pages", integer(0, 4))
     .option(
@@ -85,9 +105,7 @@ export function addRingOptions(command: Command): Command {
       "4 KiB segments in one request; 0 for none",
       integer(0, 256),
     )
-    .option("--max-persistent-grants <N>", "grants the backend keeps mapped", integer(0, 65536))
     .option("--no-persistent", "map and unmap grants for every request")
-    .option("--no-discard", "do not offer discard")
     .addOption(
       new Option("--protocol <ABI>", "the layout the frontend speaks").choices([
         "x86_64-abi",

@@ -1,5 +1,4 @@
 /** What a person is told who asked a server to stop and sees nothing happen. */
-import type { ServerStatistics } from "../trace/statistics.ts";
 
 /** Nobody wonders before. */
 const SILENCE_MS = 1000;
@@ -9,7 +8,7 @@ const ANSWER_MS = 500;
 /** Says on standard error what is waited for when ending takes long. */
 export class Patience implements Disposable {
   /** Asked for what is in flight, once it serves. */
-  server: { statistics(): Promise<ServerStatistics> } | undefined;
+  server: { inFlight(): Promise<number> } | undefined;
   #over = false;
   #timer: NodeJS.Timeout | undefined;
 
@@ -33,10 +32,7 @@ export class Patience implements Disposable {
     const late = new Promise<undefined>((resolve) => {
       setTimeout(() => resolve(undefined), ANSWER_MS).unref();
     });
-    const told = this.server
-      ?.statistics()
-      .then(({ disks }) => disks.reduce((sum, disk) => sum + disk.inFlight, 0))
-      .catch(() => undefined);
+    const told = this.server?.inFlight().catch(() => undefined);
     return await Promise.race([told, late]);
   }
 

@@ -3,6 +3,7 @@ import { Command, CommanderError } from "commander";
 import { didYouMean } from "../util/nearest.ts";
 import { attachCommand } from "./commands/attach.ts";
 import { completionCommand } from "./commands/completion.ts";
+import { connectCommand } from "./commands/connect.ts";
 import { copyCommand } from "./commands/copy.ts";
 import { daemonCommand } from "./commands/daemon.ts";
 import { detachCommand } from "./commands/detach.ts";
@@ -51,6 +52,7 @@ Try:
   program.addCommand(serveCommand());
   program.addCommand(machineCommand());
   program.addCommand(daemonCommand());
+  program.addCommand(connectCommand());
   program.addCommand(attachCommand());
   program.addCommand(detachCommand());
   program.addCommand(listCommand());

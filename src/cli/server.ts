@@ -6,22 +6,23 @@
  * where starting failed half-way.
  */
 import { join, resolve } from "node:path";
-import type { Guest, Machine, NbdServer } from "../index.ts";
+import type { Guest, Machine } from "../index.ts";
 import { formatNbdUri, type NbdAddress } from "../nbd/uri.ts";
 import type { ServerStatistics } from "../trace/statistics.ts";
 import type { XenStoreClient } from "../xen/xenstore/index.ts";
 import { type AttachRequest, readAttachRequest } from "./attach-request.ts";
+import { banner } from "./banner.ts";
 import { CONTROL_SOCKET, openControl, type RequestFields } from "./control.ts";
 import { type ListedDisk, type ListedDomain, listDisk } from "./disk-list.ts";
 import { type DiskName, DiskTable, type ServedDisk } from "./disk-table.ts";
 import { UsageError } from "./errors.ts";
 import { createGuest, type GuestKeeper, guestAnswers, textOf } from "./guest-answers.ts";
 import { Leftovers } from "./leftovers.ts";
+import { listen, nbdPlace, nbdVariables } from "./nbd-place.ts";
 import type { ListenOptions, RunOptions } from "./options.ts";
-import { keepPipesBlocking } from "./output.ts";
 import { checkPidfile, takePidfile } from "./pidfile.ts";
+import type { Served } from "./run-server.ts";
 import type { ServedDiskInfo, ServerInfo } from "./server-info.ts";
-import { pathOfSocket, takeInheritedSockets } from "./socket-activation.ts";
 import { statisticsOf } from "./statistics.ts";
 import { packageVersion } from "./version.ts";
 
@@ -42,14 +43,7 @@ export async function startServer(
   options: ServerOptions,
   signal: AbortSignal,
 ): Promise<RunningServer> {
-  const inherited = takeInheritedSockets();
-  if (inherited.length > 0 && (options.unix ?? options.port) !== undefined) {
-    throw new UsageError("the socket is the one in LISTEN_FDS: leave --unix and --port out");
-  }
-  if (inherited.length > 0) keepPipesBlocking();
-  if (options.ip !== undefined && options.port === undefined) {
-    throw new UsageError("--ip is the address for --port, which is not given");
-  }
+  const place = nbdPlace(options);
   if (options.pidfile !== undefined) checkPidfile(options.pidfile);
   const { Machine, NbdServer, XenStoreClient } = await import("../index.ts");
   await using stack = new AsyncDisposableStack();
@@ -76,40 +70,17 @@ export async function startServer(
   const nbd = stack.use(new NbdServer([], { reactor: machine.reactor }));
   const table = stack.use(new DiskTable(machine, nbd));
   for (const request of disks) await table.attach(request, signal);
-  const address =
-    inherited.length > 0
-      ? await listenOn(nbd, inherited)
-      : await listen(nbd, options, machine.directory);
-  if (inherited.length === 0 && "path" in address) leftovers.addSocket(address.path);
+  const address = await listen(nbd, place, () => machine.directory, leftovers);
   const store = stack.use(new XenStoreClient(machine.embedded.xenstore.connect(DOM0)));
   const server = new RunningServer({
     ...{ machine, table, store, address },
-    activated: inherited.length > 0,
+    activated: place.inherited.length > 0,
   });
   stack.use(await openControl(machine.directory, answersOf(server)));
   leftovers.addSocket(join(machine.directory, CONTROL_SOCKET));
   if (options.pidfile !== undefined) stack.use(takePidfile(options.pidfile));
   server.own(stack.move());
   return server;
-}
-
-/** Listens where the options say, or else on a socket in the machine's folder. */
-async function listen(nbd: NbdServer, options: ServerOptions, folder: string): Promise<NbdAddress> {
-  const { unix = "-", ip = "127.0.0.1", port } = options;
-  const path = unix === "-" ? join(folder, "nbd.sock") : resolve(unix);
-  return (await nbd.listen(port === undefined ? { path } : { host: ip, port })).address;
-}
-
-/** Listens on sockets that were opened for us; the first is the one we tell of. */
-async function listenOn(nbd: NbdServer, descriptors: readonly number[]): Promise<NbdAddress> {
-  const addresses: NbdAddress[] = [];
-  for (const fd of descriptors) {
-    // Before Node has the socket: it may give the descriptor another number.
-    const path = pathOfSocket(fd);
-    const { address } = await nbd.listen({ fd });
-    addresses.push("path" in address && path !== undefined ? { path } : address);
-  }
-  return addresses[0]!;
 }
 
 interface ServerParts {
@@ -121,10 +92,9 @@ interface ServerParts {
   readonly activated: boolean;
 }
 
-export class RunningServer implements AsyncDisposable, GuestKeeper {
+export class RunningServer implements Served, GuestKeeper {
   readonly machine: Machine;
   readonly table: DiskTable;
-  /** Whoever started us opened the socket and knows where it is. */
   readonly activated: boolean;
   readonly #store: XenStoreClient;
   readonly #address: NbdAddress;
@@ -169,6 +139,15 @@ export class RunningServer implements AsyncDisposable, GuestKeeper {
     };
   }
 
+  async banner(): Promise<string> {
+    return banner(await this.info());
+  }
+
+  async inFlight(): Promise<number> {
+    const { disks } = await this.statistics();
+    return disks.reduce((sum, disk) => sum + disk.inFlight, 0);
+  }
+
   async statistics(): Promise<ServerStatistics> {
     return statisticsOf(await this.info(), process.uptime());
   }
@@ -193,15 +172,10 @@ export class RunningServer implements AsyncDisposable, GuestKeeper {
     return await listDisk(entry, this.table, this.#store, (name) => this.#uri(name));
   }
 
-  /** What `--run` gives to its command, by nbdkit's names and by those of Xen's tools. */
+  /** By nbdkit's names and by those of Xen's tools. */
   environment(): Record<string, string> {
-    const address = this.#address;
-    const unix = "path" in address;
     return {
-      uri: this.#firstUri,
-      unixsocket: unix ? address.path : "",
-      port: unix ? "" : String(address.port),
-      nbd: unix ? `nbd:unix:${address.path}` : `nbd:${address.host}:${address.port}`,
+      ...nbdVariables(this.#address, this.#firstUri),
       XENSTORED_PATH: this.machine.xenstoreSocket,
       VBDKIT_MACHINE: this.machine.directory,
     };

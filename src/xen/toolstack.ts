@@ -3,7 +3,7 @@
  * device__disk_add gives (libxl_disk.c, libxl_device.c; keys in blkif.h and xenstore-paths).
  */
 import type { XenStore, XenStoreOperations, XenStorePermission } from "./domain.ts";
-import { type BackendKind, backendPath, frontendPath, vdevName } from "./vbd.ts";
+import { type BackendKind, backendPath, type FrontendKind, frontendPath, vdevName } from "./vbd.ts";
 import { parseState, readNumber, XenbusState } from "./xenbus.ts";
 
 export interface VbdDescription {
@@ -22,6 +22,10 @@ export interface VbdDescription {
   readonly secrets?: Readonly<Record<string, string>>;
   /** The directory below backend/: "vbd", or "vbd3", which no kernel driver claims. */
   readonly kind?: BackendKind;
+  /** The directory below device/: "vbd", or "vbdkit", which no kernel driver claims. */
+  readonly frontendKind?: FrontendKind;
+  /** Further nodes of the backend's directory, in place of what stands there otherwise. */
+  readonly backendNodes?: Readonly<Record<string, string>>;
 }
 
 export interface VbdPaths {
@@ -31,7 +35,7 @@ export interface VbdPaths {
 
 export function vbdPaths(vbd: VbdDescription): VbdPaths {
   return {
-    frontend: frontendPath(vbd.frontendDomid, vbd.vdev),
+    frontend: frontendPath(vbd.frontendDomid, vbd.vdev, vbd.frontendKind),
     backend: backendPath(vbd.backendDomid, vbd.kind ?? "vbd", vbd.frontendDomid, vbd.vdev),
   };
 }
@@ -58,6 +62,7 @@ export async function createVbd(store: XenStore, vbd: VbdDescription): Promise<V
       mode: vbd.readOnly ? "r" : "w",
       "device-type": deviceType,
       "discard-enable": vbd.readOnly || vbd.discard === false ? 0 : 1,
+      ...vbd.backendNodes,
       state: XenbusState.initialising,
     });
     for (const [key, value] of Object.entries(vbd.secrets ?? {})) {

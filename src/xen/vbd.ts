@@ -113,9 +113,12 @@ function diskLetters(disk: number): string {
 /** Kinds of backend that serve the block protocol: the kernel's, tapdisk's, QEMU's. */
 export type BackendKind = "vbd" | "vbd3" | "qdisk";
 
+/** Kinds of frontend: the kernel's, and ours where a kernel has one, which takes every vbd that it sees. */
+export type FrontendKind = "vbd" | "vbdkit";
+
 /** The frontend's directory: the frontend's domain may write there, so nothing in it is to be trusted. */
-export function frontendPath(domid: number, vdev: number): string {
-  return `/local/domain/${domid}/device/vbd/${vdev}`;
+export function frontendPath(domid: number, vdev: number, kind: FrontendKind = "vbd"): string {
+  return `/local/domain/${domid}/device/${kind}/${vdev}`;
 }
 
 /** The backend's directory in the domain `domid` that serves the device. */

@@ -42,6 +42,8 @@ export class Connection implements Disposable {
   readonly persistent: boolean;
   readonly #protocol: string;
   readonly #pools: readonly PagePool[];
+  /** For data in flight, of all rings. */
+  readonly #dataPages: number;
 
   /** Throws XenError("ENOMEM") where not even a few pages are left for each ring. */
   constructor(options: ConnectionOptions) {
@@ -54,6 +56,7 @@ export class Connection implements Disposable {
     const data = dataPools(options, this.persistent);
     using undo = new DisposableStack();
     for (const pool of data) undo.use(pool);
+    this.#dataPages = data.reduce((sum, pool) => sum + pool.count, 0);
     const pools = [...data];
     this.queues = offer.rings.map(({ ring, channel }, i) => {
       const indirectPool = this.#indirectPool(options, data[i]!, ring.size);
@@ -114,7 +117,8 @@ export class Connection implements Disposable {
       discard: features.discard ? device.discard : undefined,
       native: new Set<NativeFeature>(["flush"]),
       shareable: false,
-      depth: offer.slots,
+      // Each request takes a page at least, and a host has few.
+      depth: Math.min(offer.slots, this.#dataPages),
       engine: "blkfront",
     };
   }

@@ -81,6 +81,8 @@ export class FrontendLife implements QueueOwner, AsyncDisposable {
     const abort = () => life.#connected.reject(options.signal?.reason);
     options.signal?.addEventListener("abort", abort, { once: true });
     try {
+      // It may have been given up while the store was asked.
+      options.signal?.throwIfAborted();
       if (before !== XenbusState.initialising) await device.switchState(XenbusState.initialising);
       await life.#follow();
       await life.#connected.promise;

@@ -39,7 +39,11 @@ Examples:
 `,
     )
     .action((names: string[], options: ListenOptions & RunOptions) =>
-      runServer(async () => ({ guests: guestNames(names), disks: [] }), options),
+      runServer(async (signal) => {
+        const contents = { guests: guestNames(names), disks: [] };
+        const { startServer } = await import("../server.ts");
+        return await startServer(contents, options, signal);
+      }, options),
     );
 }
 

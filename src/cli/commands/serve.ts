@@ -36,10 +36,14 @@ export function serveCommand(): Command {
   addRingOptions(command);
   addRunOptions(command).addHelpText("after", () => `\n${knobHelp()}\n${examples}`);
   return command.action((words: string[], options: ServeDiskOptions & ListenOptions & RunOptions) =>
-    runServer(async () => {
-      const { requestsOf } = await import("../serve-disks.ts");
+    runServer(async (signal) => {
+      const [{ requestsOf }, { startServer }] = await Promise.all([
+        import("../serve-disks.ts"),
+        import("../server.ts"),
+      ]);
       const disks = words.length === 0 ? [await defaultDisk()] : words;
-      return { guests: [], disks: await requestsOf(disks, options) };
+      const contents = { guests: [], disks: await requestsOf(disks, options) };
+      return await startServer(contents, options, signal);
     }, options),
   );
 }
