@@ -115,8 +115,7 @@ export class XenStoreParser {
   /** Takes `chunk` over: it must not change afterwards. */
   push(chunk: Uint8Array): void {
     if (this.#broken) return;
-    const rest = this.rest;
-    this.#bytes = rest.length === 0 ? asBuffer(chunk) : Buffer.concat([rest, chunk]);
+    this.#bytes = this.buffered === 0 ? asBuffer(chunk) : Buffer.concat([this.rest, chunk]);
     this.#at = 0;
   }
 

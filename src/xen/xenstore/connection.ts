@@ -7,7 +7,6 @@
  * has to pay for conflicts is not heard for that long.
  */
 
-import { type Kickable, threadReactor } from "../../io/reactor.ts";
 import {
   encodeXenStoreStrings,
   type XenStoreMessage,
@@ -15,6 +14,7 @@ import {
   XS_ERROR,
 } from "../../wire/xenstore.ts";
 import { XenError } from "../domain.ts";
+import type { Flushable, FlushTurn } from "./flush-turn.ts";
 import { KeptRing } from "./kept-ring.ts";
 import type { LoadedRing, LoadedWatch } from "./load-state.ts";
 import { Outbox } from "./outbox.ts";
@@ -34,7 +34,7 @@ const TURN_REQUESTS = 64;
 /** Bytes of their payloads: a request costs by the names in its path, of which one may have a thousand. */
 const TURN_BYTES = 16 * 1024;
 
-export class Connection implements SessionOwner, Kickable {
+export class Connection implements SessionOwner, Flushable {
   /** Called once, when the connection is over, with the reason where it was not meant to be. */
   onend: ((reason: Error | undefined) => void) | undefined;
   readonly #state: XenStoreState;
@@ -44,8 +44,8 @@ export class Connection implements SessionOwner, Kickable {
   readonly #outbox: Outbox;
   /** Where it outlives the daemon. */
   readonly #kept: KeptRing | undefined;
-  readonly #reactor = threadReactor();
-  /** Somebody is about to flush. */
+  readonly #turn: FlushTurn;
+  /** It is about to. */
   #flushing = false;
   /** It has to read before it may ask. */
   #stalled = false;
@@ -62,16 +62,18 @@ export class Connection implements SessionOwner, Kickable {
     state: XenStoreState,
     domid: number,
     transport: XenStoreTransport,
+    turn: FlushTurn,
     ring?: RingTransport,
   ) {
     this.#state = state;
+    this.#turn = turn;
     this.#outbox = new Outbox(state.limits.queuedEventBytes);
     this.#transport = transport;
     this.#session = new Session(state, domid, this);
     this.#kept = ring === undefined ? undefined : this.#keep(ring);
     this.#session.kept = this.#kept;
     transport.onmessage = (bytes) => this.#receive(bytes);
-    transport.ondrain = () => this.#flush();
+    transport.ondrain = () => this.#send();
     transport.onclose = (reason) => this.close(reason);
   }
 
@@ -157,10 +159,10 @@ export class Connection implements SessionOwner, Kickable {
   #receive(bytes: Uint8Array): void {
     this.#parser.push(bytes);
     this.#kept?.changed();
+    const flushes = this.#flushing;
     this.#flushing = true;
     this.#work();
-    // At once: the client goes on while others are heard.
-    this.kick();
+    if (!flushes) this.#turn.heard(this);
   }
 
   #work(): void {
@@ -250,16 +252,16 @@ export class Connection implements SessionOwner, Kickable {
   #flushSoon(): void {
     if (this.#flushing) return;
     this.#flushing = true;
-    this.#reactor.dirty(this);
-    this.#reactor.soon();
+    this.#turn.add(this);
   }
 
-  kick(): void {
+  /** Called by the turn alone. */
+  flush(): void {
     this.#flushing = false;
-    this.#flush();
+    this.#send();
   }
 
-  #flush(): void {
+  #send(): void {
     while (!this.#ended && this.#transport.writable) {
       this.#deafSince = undefined;
       const { answers } = this.#outbox;

@@ -7,6 +7,7 @@ import type { MessagePort } from "node:worker_threads";
 import { type Clock, systemClock } from "../../util/clock.ts";
 import { Connection } from "./connection.ts";
 import type { KnownDomain } from "./domains.ts";
+import { FlushTurn } from "./flush-turn.ts";
 import { Journal } from "./journal.ts";
 import { defaultLimits, type XenStoreLimits } from "./limits.ts";
 import { type LoadedRing, type LoadedWatch, loadState } from "./load-state.ts";
@@ -51,6 +52,7 @@ export interface XenStoreDaemonOptions {
 
 export class XenStoreDaemon implements AsyncDisposable {
   readonly #state: XenStoreState;
+  readonly #turn = new FlushTurn();
   readonly #options: XenStoreDaemonOptions;
   readonly #connections = new Set<Connection>();
   readonly #sockets = new Map<XenStoreSocket, number>();
@@ -161,7 +163,7 @@ export class XenStoreDaemon implements AsyncDisposable {
   }
 
   #connect(transport: XenStoreTransport, domid: number, ring?: RingTransport): Connection {
-    const connection = new Connection(this.#state, domid, transport, ring);
+    const connection = new Connection(this.#state, domid, transport, this.#turn, ring);
     this.#connections.add(connection);
     connection.onend = (reason) => {
       this.#connections.delete(connection);

@@ -60,7 +60,9 @@ class DescriptorTransport extends SocketTransport {
       onread: {
         buffer: incoming,
         callback: (count) => {
-          this.onmessage?.(Buffer.from(incoming.subarray(0, count)));
+          const bytes = Buffer.allocUnsafe(count);
+          incoming.copy(bytes, 0, 0, count);
+          this.onmessage?.(bytes);
           return true;
         },
       },

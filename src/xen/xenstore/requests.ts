@@ -268,7 +268,7 @@ function endTransaction({ session, transactionId, only }: Request): Answer {
   session.dropTransaction(transactionId);
   if (only === "F") return OK;
   const { subject, state } = session;
-  const changes = transaction.commit(state.tree);
+  const changes = transaction.commit(state.tree, state.watches);
   if (changes === "EAGAIN") state.chargeConflict(subject.domid, transaction.culprits);
   if (typeof changes === "string") return changes;
   const bounded = !isPrivileged(subject);

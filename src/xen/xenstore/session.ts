@@ -6,8 +6,9 @@
 import type { KnownDomain } from "./domains.ts";
 import type { KeptRing } from "./kept-ring.ts";
 import type { DomainLimits } from "./limits.ts";
+import { isPrivileged } from "./permissions.ts";
 import type { XenStoreState } from "./state.ts";
-import { Transaction } from "./transaction.ts";
+import { Transaction, type TransactionBounds } from "./transaction.ts";
 import type { View } from "./view.ts";
 import type { Watch, Watcher } from "./watches.ts";
 
@@ -27,12 +28,14 @@ export class Session implements Watcher {
   readonly #owner: SessionOwner;
   readonly #watches = new Map<string, Watch>();
   readonly #transactions = new Map<number, Transaction>();
+  readonly #bounds: TransactionBounds;
   #nextTransaction = 1;
 
   constructor(state: XenStoreState, domid: number, owner: SessionOwner) {
     this.state = state;
     this.subject = state.domains.get(domid);
     this.#owner = owner;
+    this.#bounds = new SessionBounds(this.subject);
     state.sessions.add(this);
   }
 
@@ -78,17 +81,7 @@ export class Session implements Watcher {
   }
 
   #newTransaction(): Transaction {
-    const { domid } = this.subject;
-    const bound = (name: keyof DomainLimits): number =>
-      domid === 0 ? Number.POSITIVE_INFINITY : this.subject.limit(name);
-    return new Transaction(this.state.tree, {
-      domid,
-      touchedNodes: bound("transactionNodes"),
-      // It may be set while the transaction is open.
-      get ownedNodes() {
-        return bound("nodes");
-      },
-    });
+    return new Transaction(this.state.tree, this.#bounds);
   }
 
   dropTransaction(id: number): void {
@@ -136,6 +129,31 @@ export class Session implements Watcher {
     if (!this.state.sessions.delete(this)) return;
     this.reset();
     if (!told) this.#owner.ended();
+  }
+}
+
+/** Those of a domain, which may be set while its transactions are open. */
+class SessionBounds implements TransactionBounds {
+  readonly #subject: KnownDomain;
+
+  constructor(subject: KnownDomain) {
+    this.#subject = subject;
+  }
+
+  get domid(): number {
+    return this.#subject.domid;
+  }
+
+  get touchedNodes(): number {
+    return this.#bound("transactionNodes");
+  }
+
+  get ownedNodes(): number {
+    return this.#bound("nodes");
+  }
+
+  #bound(name: keyof DomainLimits): number {
+    return isPrivileged(this.#subject) ? Number.POSITIVE_INFINITY : this.#subject.limit(name);
   }
 }
 

@@ -11,7 +11,7 @@ import { parentPath } from "./paths.ts";
 import { ownerOf, type Permissions } from "./permissions.ts";
 import type { PlacedNode, Tree, TreeNode } from "./tree.ts";
 import type { View } from "./view.ts";
-import { type Change, readableBy } from "./watches.ts";
+import { type Change, readableBy, type WatchTable } from "./watches.ts";
 
 interface TouchedNode {
   /** When the transaction began; undefined where there was no node. */
@@ -19,8 +19,8 @@ interface TouchedNode {
   readonly listingGeneration: number | undefined;
   /** Whether the list of children must be what it was. */
   listed: boolean;
-  /** Who could know of the node then. */
-  readonly readable: readonly Permissions[];
+  /** Of the node then: who could know of it. */
+  readonly permissions: Permissions | undefined;
   /** Watches to fire: undefined for none. */
   exact: boolean | undefined;
 }
@@ -41,6 +41,8 @@ export class Transaction implements View {
   readonly #touched = new Map<string, TouchedNode>();
   /** Changed paths and whether the node was made by us; in the order of making, so parents precede children. */
   readonly #changed = new Map<string, boolean>();
+  /** Written, and not in the picture yet, which most transactions never need. */
+  readonly #values = new Map<string, Uint8Array>();
   readonly #culprits = new Set<number>();
   #conflict = false;
   #spoilt = false;
@@ -73,7 +75,9 @@ export class Transaction implements View {
   }
 
   get(path: string): TreeNode | undefined {
-    return this.#touch(path) ? this.#picture.get(path) : undefined;
+    if (!this.#touch(path)) return undefined;
+    if (this.#values.has(path)) this.#paint();
+    return this.#picture.get(path);
   }
 
   /** That of each node was kept when it was touched. */
@@ -93,7 +97,8 @@ export class Transaction implements View {
   }
 
   ownedBytes(domid: number): number {
-    return this.#picture.ownedBytes(domid);
+    this.#paint();
+    return this.#tree.ownedBytes(domid) + this.#picture.ownedBytes(domid);
   }
 
   create(path: string, permissions: Permissions, value?: Uint8Array): void {
@@ -105,7 +110,7 @@ export class Transaction implements View {
 
   setValue(path: string, value: Uint8Array): void {
     if (!this.#touch(path)) return;
-    this.#picture.setValue(path, value);
+    this.#values.set(path, value);
     this.#change(path);
   }
 
@@ -122,6 +127,7 @@ export class Transaction implements View {
       this.#refusal = "EIO";
       return [];
     }
+    this.#paint();
     const removed = this.#picture.remove(path);
     for (const node of removed) this.#change(node.path);
     return removed;
@@ -146,7 +152,10 @@ export class Transaction implements View {
   }
 
   /** Repeats the changes in `tree` and returns what watches are to hear. */
-  commit(tree: Tree): Change[] | "EAGAIN" | "ENOSPC" | "ENOMEM" {
+  commit(
+    tree: Tree,
+    watches: Pick<WatchTable, "hears">,
+  ): Change[] | "EAGAIN" | "ENOSPC" | "ENOMEM" {
     if (this.#spoilt) return "ENOMEM";
     if (this.#conflict) return "EAGAIN";
     for (const [path, touched] of this.#touched) {
@@ -166,28 +175,29 @@ export class Transaction implements View {
     for (const [path, made] of this.#changed) {
       const node = this.#picture.get(path);
       if (node === undefined) continue;
-      if (made) tree.create(path, node.permissions, node.value);
-      else this.#update(tree, path, node);
+      const value = this.#values.get(path) ?? node.value;
+      if (made) tree.create(path, node.permissions, value);
+      else this.#update(tree, path, value, node.permissions);
     }
-    return this.#changes(tree);
+    return this.#changes(tree, watches);
   }
 
-  #update(tree: Tree, path: string, node: TreeNode): void {
-    tree.setValue(path, node.value);
-    if (tree.get(path)?.permissions !== node.permissions) {
-      tree.setPermissions(path, node.permissions);
-    }
+  #update(tree: Tree, path: string, value: Uint8Array, permissions: Permissions): void {
+    tree.setValue(path, value);
+    if (tree.get(path)?.permissions !== permissions) tree.setPermissions(path, permissions);
   }
 
-  #changes(tree: Tree): Change[] {
+  /** Those that somebody hears of. */
+  #changes(tree: Tree, watches: Pick<WatchTable, "hears">): Change[] {
     const changes: Change[] = [];
     const placed = new Set<string>();
-    for (const [path, { generation, exact, readable }] of this.#touched) {
+    for (const [path, { generation, exact, permissions }] of this.#touched) {
       // What was made and removed again was never there for anybody else.
       const seen = generation !== undefined || tree.get(path) !== undefined;
       placed.add(path);
-      if (exact === undefined || !seen) continue;
-      changes.push({ path, exact, readable: [...readable, ...this.#after(tree, path, placed)] });
+      if (exact === undefined || !seen || !watches.hears(path, exact)) continue;
+      const before = permissions === undefined ? [] : [permissions];
+      changes.push({ path, exact, readable: [...before, ...this.#after(tree, path, placed)] });
     }
     return changes;
   }
@@ -199,7 +209,9 @@ export class Transaction implements View {
     if (node === undefined) return [];
     const parent = this.#touched.get(parentPath(path));
     if (parent === undefined || placed.has(parentPath(path))) return readableBy(tree, path);
-    return [node.permissions, ...parent.readable];
+    return parent.permissions === undefined
+      ? [node.permissions]
+      : [node.permissions, parent.permissions];
   }
 
   #ownsFewEnough(tree: Tree): boolean {
@@ -211,6 +223,12 @@ export class Transaction implements View {
       growth += owns(this.#picture.get(path)) - owns(tree.get(path));
     }
     return growth <= 0 || tree.owned(domid) + growth <= ownedNodes;
+  }
+
+  /** Puts into the picture what was written. */
+  #paint(): void {
+    for (const [path, value] of this.#values) this.#picture.setValue(path, value);
+    this.#values.clear();
   }
 
   #change(path: string): void {
@@ -230,7 +248,7 @@ export class Transaction implements View {
       generation: node?.generation,
       listingGeneration: node?.listingGeneration,
       listed: false,
-      readable: node === undefined ? [] : [node.permissions],
+      permissions: node?.permissions,
       exact: undefined,
     });
     return true;

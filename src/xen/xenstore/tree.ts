@@ -2,11 +2,13 @@
  * The tree of the xenstore, in memory, copied on write: a snapshot costs nothing, and the first change of a node that
  * a snapshot shares copies that node and those above it.
  *
- * Invariant: a node whose `holder` is not the tree's own may be reached from another tree and is never changed. The
+ * Invariant: a node whose `holder` is not the tree's own may be reached from another tree and is never changed: it is as
+ * it was since before that tree's last snapshot. The
  * generation of a node changes exactly when its value or its permissions do, that of its listing when a child comes or
  * goes; none is used twice. Nothing here recurses (XSA-418).
  */
 import { invariant } from "../../util/assert.ts";
+import { Children } from "./children.ts";
 import {
   baseName,
   childPath,
@@ -28,7 +30,7 @@ export interface TreeNode {
   readonly author: number;
   readonly listingAuthor: number;
   /** In the order in which they were made. */
-  readonly children: ReadonlyMap<string, TreeNode>;
+  readonly children: Pick<Children<TreeNode>, "get" | "has" | "keys" | typeof Symbol.iterator>;
   /** Bytes of the children's names with a NUL each, as DIRECTORY answers them. */
   readonly childrenBytes: number;
 }
@@ -58,7 +60,7 @@ interface Owned {
 }
 
 class Node implements TreeNode {
-  readonly children: Map<string, Node>;
+  readonly children: Children<Node>;
   childrenBytes = 0;
   generation = 0;
   listingGeneration = 0;
@@ -66,16 +68,16 @@ class Node implements TreeNode {
   listingAuthor = 0;
   value: Uint8Array = EMPTY;
   permissions: Permissions;
-  readonly holder: object;
+  readonly holder: number;
 
-  constructor(holder: object, permissions: Permissions, children: Map<string, Node> = new Map()) {
+  constructor(holder: number, permissions: Permissions, children = new Children<Node>()) {
     this.holder = holder;
     this.permissions = permissions;
     this.children = children;
   }
 
-  copyFor(holder: object): Node {
-    const copy = new Node(holder, this.permissions, new Map(this.children));
+  copyFor(holder: number): Node {
+    const copy = new Node(holder, this.permissions, this.children.copy());
     copy.childrenBytes = this.childrenBytes;
     copy.generation = this.generation;
     copy.listingGeneration = this.listingGeneration;
@@ -94,6 +96,9 @@ export interface TreeJournal {
   remove(path: string): void;
 }
 
+/** Numbers of those who hold nodes: a later one is larger. */
+let holders = 0;
+
 export class Tree {
   /** The domain on whose behalf changes are made from now on. */
   author = 0;
@@ -101,34 +106,39 @@ export class Tree {
   journal: TreeJournal | undefined;
   /** Above "/", so that special nodes are nodes like others. */
   #top: Node;
-  #holder: object;
+  #holder: number;
+  /** Its first holder: what it changed has this one or a later one. */
+  readonly #first: number;
+  /** Of a snapshot: whose it is. */
+  readonly #origin: Tree | undefined;
   #generation: number;
-  readonly #owned: Map<number, Owned>;
+  readonly #owned = new Map<number, Owned>();
   /** Nodes of this tree by their path, so that one that is asked for often is found in one step. */
   readonly #found = new Map<string, Node>();
   /** A path at which there is nothing, hence nothing below it: whoever asks for a node that is missing asks for those
    * above it next, and a guest may name a thousand. */
   #missing: string | undefined;
 
-  private constructor(top: Node, holder: object, generation: number, owned: Map<number, Owned>) {
+  private constructor(top: Node, generation: number, origin?: Tree) {
     this.#top = top;
-    this.#holder = holder;
+    this.#first = ++holders;
+    this.#holder = this.#first;
     this.#generation = generation;
-    this.#owned = owned;
+    this.#origin = origin;
   }
 
   /** "/" and the two special nodes, all of them domain 0's alone. */
   static empty(): Tree {
-    const holder = {};
-    const tree = new Tree(new Node(holder, PRIVATE), holder, 0, new Map());
+    const tree = new Tree(new Node(0, PRIVATE), 0);
     for (const path of ["/", INTRODUCE_DOMAIN, RELEASE_DOMAIN]) tree.create(path, PRIVATE);
     return tree;
   }
 
   /** A tree of its own that begins as this one is now. */
   snapshot(): Tree {
-    this.#holder = {};
-    return new Tree(this.#top, {}, this.#generation, new Map(this.#owned));
+    const snapshot = new Tree(this.#top, this.#generation, this);
+    this.#holder = ++holders;
+    return snapshot;
   }
 
   /** The last that was used. */
@@ -145,6 +155,8 @@ export class Tree {
     const found = this.#found.get(path);
     if (found !== undefined) return found;
     if (this.#missing !== undefined && isWithin(path, this.#missing)) return undefined;
+    const same = this.#asInOrigin(path);
+    if (same !== undefined) return same;
     let node: Node | undefined = this.#top;
     let end = -1;
     for (const name of pathSegments(path)) {
@@ -159,17 +171,24 @@ export class Tree {
     return node;
   }
 
-  /** Whether `path` was looked up before and is there. Unlike the others, it takes any text. */
-  remembers(path: string): boolean {
-    return this.#found.has(path);
+  /** The node, if nothing has changed here, and its tree remembers it and has not changed it since. */
+  #asInOrigin(path: string): Node | undefined {
+    if (this.#origin === undefined || this.#top.holder >= this.#first) return undefined;
+    const node = this.#origin.#found.get(path);
+    return node !== undefined && node.holder < this.#first ? node : undefined;
   }
 
-  /** Nodes that `domid` owns. */
+  /** Whether `path` was looked up before and is there. Unlike the others, it takes any text. */
+  remembers(path: string): boolean {
+    return this.#found.has(path) || this.#asInOrigin(path) !== undefined;
+  }
+
+  /** Nodes that `domid` owns; of a snapshot, how many more than when it began, which may be less than none. */
   owned(domid: number): number {
     return this.#owned.get(domid)?.nodes ?? 0;
   }
 
-  /** Bytes of the nodes that `domid` owns, with their paths. */
+  /** Bytes of the nodes that `domid` owns, with their paths; of a snapshot, how many more. */
   ownedBytes(domid: number): number {
     return this.#owned.get(domid)?.bytes ?? 0;
   }
@@ -309,7 +328,7 @@ export class Tree {
   #count(domid: number, nodes: number, bytes: number): void {
     if (nodes === 0 && bytes === 0) return;
     const owned = { nodes: this.owned(domid) + nodes, bytes: this.ownedBytes(domid) + bytes };
-    if (owned.nodes === 0) this.#owned.delete(domid);
+    if (owned.nodes === 0 && owned.bytes === 0) this.#owned.delete(domid);
     else this.#owned.set(domid, owned);
   }
 }

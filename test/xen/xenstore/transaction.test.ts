@@ -6,6 +6,8 @@ import { PRIVATE } from "../../../src/xen/xenstore/permissions.ts";
 import { Transaction } from "../../../src/xen/xenstore/transaction.ts";
 import { Tree } from "../../../src/xen/xenstore/tree.ts";
 
+/** Somebody watches everything. */
+const heard = { hears: (): boolean => true };
 const boundless = { domid: 0, touchedNodes: 1e9, ownedNodes: 1e9 };
 const text = (value: string): Uint8Array => Buffer.from(value);
 const value = (tree: Pick<Tree, "get">, path: string): string | undefined => {
@@ -28,7 +30,7 @@ test("a transaction sees the tree as it began, and its own changes; the tree see
   assert.equal(value(transaction, "/a"), "mine");
   assert.equal(value(tree, "/a"), "old");
   assert.equal(tree.get("/c"), undefined);
-  assert.ok(Array.isArray(transaction.commit(tree)));
+  assert.ok(Array.isArray(transaction.commit(tree, heard)));
   assert.equal(value(tree, "/a"), "mine");
   assert.equal(value(tree, "/b"), "new");
   assert.equal(value(tree, "/c"), "");
@@ -40,7 +42,7 @@ test("a node that it read and somebody changed makes it EAGAIN, and changes noth
   transaction.get("/a");
   transaction.setValue("/b", text("mine"));
   tree.setValue("/a", text("old"));
-  assert.equal(transaction.commit(tree), "EAGAIN");
+  assert.equal(transaction.commit(tree, heard), "EAGAIN");
   assert.equal(value(tree, "/b"), "old");
 });
 
@@ -49,7 +51,7 @@ test("a missing node that it looked for and somebody made makes it EAGAIN", () =
   const transaction = new Transaction(tree, boundless);
   assert.equal(transaction.get("/a"), undefined);
   tree.create("/a", PRIVATE);
-  assert.equal(transaction.commit(tree), "EAGAIN");
+  assert.equal(transaction.commit(tree, heard), "EAGAIN");
 });
 
 test("two that make different nodes in one directory both commit", () => {
@@ -58,8 +60,8 @@ test("two that make different nodes in one directory both commit", () => {
   const two = new Transaction(tree, boundless);
   one.create("/d/1", PRIVATE);
   two.create("/d/2", PRIVATE);
-  assert.ok(Array.isArray(one.commit(tree)));
-  assert.ok(Array.isArray(two.commit(tree)));
+  assert.ok(Array.isArray(one.commit(tree, heard)));
+  assert.ok(Array.isArray(two.commit(tree, heard)));
   assert.deepEqual([...(tree.get("/d")?.children.keys() ?? [])], ["1", "2"]);
 });
 
@@ -69,7 +71,7 @@ test("a directory that it listed or removed must not have got children meanwhile
     const transaction = new Transaction(tree, boundless);
     transaction[act]("/d");
     tree.create("/d/2", PRIVATE);
-    assert.equal(transaction.commit(tree), "EAGAIN", act);
+    assert.equal(transaction.commit(tree, heard), "EAGAIN", act);
   }
 });
 
@@ -78,7 +80,7 @@ test("what is removed and made again loses its children, and is last in its dire
   const transaction = new Transaction(tree, boundless);
   transaction.remove("/a");
   transaction.create("/a", PRIVATE, text("again"));
-  assert.ok(Array.isArray(transaction.commit(tree)));
+  assert.ok(Array.isArray(transaction.commit(tree, heard)));
   assert.equal(tree.get("/a/x"), undefined);
   assert.equal(value(tree, "/a"), "again");
   assert.deepEqual([...(tree.get("/")?.children.keys() ?? [])], ["b", "a"]);
@@ -107,7 +109,7 @@ test("a commit is what the same changes are without a transaction, however they 
               }
             }
           }
-          assert.ok(Array.isArray(transaction.commit(tree)));
+          assert.ok(Array.isArray(transaction.commit(tree, heard)));
         }
         const dump = (of: Tree): string[] =>
           of.below("/").map(({ path }) => `${path}=${value(of, path)}`);
