@@ -6,13 +6,15 @@
  * call for many requests, and no chain of completions ever recurses.
  */
 
+import { performance } from "node:perf_hooks";
+
 export interface Kickable {
   /** Does what was gathered since `dirty`. Called by the reactor alone; may call `dirty` again. */
   kick(): void;
 }
 
 /** Rounds before the event loop gets its turn, so that no disk starves sockets, signals or its neighbours. */
-const ROUNDS_PER_TURN = 64;
+const ROUNDS_PER_TURN = 256;
 /** A round of large requests copies megabytes; time is looked at after every few rounds, because looking costs, too. */
 const TURN_MILLISECONDS = 2;
 const ROUNDS_PER_LOOK = 8;
@@ -21,7 +23,9 @@ const ROUNDS_PER_LOOK = 8;
 const SETTLES_BY_PROMISES_PER_TURN = 64;
 
 export class Reactor {
-  readonly #dirty: Kickable[] = [];
+  /** A circle of so many places as a power of two, of which #count from #first on are taken. */
+  #dirty: (Kickable | undefined)[] = new Array<undefined>(16).fill(undefined);
+  #first = 0;
   #count = 0;
   #settling = false;
   #scheduled = false;
@@ -37,7 +41,23 @@ export class Reactor {
 
   /** `work.kick()` will be called once, in this settle or the next. The caller says it once per batch. */
   dirty(work: Kickable): void {
-    this.#dirty[this.#count++] = work;
+    if (this.#count === this.#dirty.length) this.#grow();
+    this.#dirty[(this.#first + this.#count++) & (this.#dirty.length - 1)] = work;
+  }
+
+  #take(): Kickable {
+    const work = this.#dirty[this.#first]!;
+    this.#dirty[this.#first] = undefined;
+    this.#first = (this.#first + 1) & (this.#dirty.length - 1);
+    this.#count--;
+    return work;
+  }
+
+  #grow(): void {
+    const full = this.#dirty;
+    const inOrder = [...full.slice(this.#first), ...full.slice(0, this.#first)];
+    this.#dirty = [...inOrder, ...new Array<undefined>(full.length).fill(undefined)];
+    this.#first = 0;
   }
 
   /** Kicks in rounds until nothing is dirty, or goes on in a later turn. Every callback of the event loop that hands
@@ -52,11 +72,7 @@ export class Reactor {
           if (began === 0) began = performance.now();
           else if (performance.now() - began > TURN_MILLISECONDS) break;
         }
-        const end = this.#count;
-        for (let i = 0; i < end; i++) this.#dirty[i]!.kick();
-        this.#dirty.copyWithin(0, end, this.#count);
-        this.#count -= end;
-        this.#dirty.fill(undefined as unknown as Kickable, this.#count, this.#count + end);
+        for (let left = this.#count; left > 0; left--) this.#take().kick();
       }
     } finally {
       this.#settling = false;

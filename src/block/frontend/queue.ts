@@ -147,7 +147,6 @@ export class FrontendQueue implements Kickable {
   }
 
   kick(): void {
-    this.#dirty = false;
     this.poll();
   }
 
@@ -155,6 +154,8 @@ export class FrontendQueue implements Kickable {
   poll(): void {
     if (this.#ended) return;
     this.#guard.ended(this.#takeResponses());
+    // What completions have submitted is sent below: it needs no kick of its own.
+    this.#dirty = false;
     if (this.#ended) return;
     if (!this.#freezer.frozen) this.#start();
     if (this.#ended) return;
