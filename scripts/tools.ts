@@ -17,6 +17,7 @@ const tools: Readonly<Record<string, string>> = {
   "libxen-dev": "/usr/include/xen/io/blkif.h",
   nbdkit: "nbdkit",
   "python3-libnbd": "/usr/lib/python3/dist-packages/nbd.py",
+  "qemu-system-common": "qemu-storage-daemon",
   "qemu-user": "qemu-i386",
   "qemu-utils": "qemu-img",
   strace: "strace",

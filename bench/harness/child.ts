@@ -59,7 +59,7 @@ export class ChildContender implements Contender, AsyncDisposable {
 }
 
 /** `--profile FOLDER` of the command. */
-function profiling(): string[] {
+export function profiling(): string[] {
   const folder = process.env.VBDKIT_BENCH_PROFILE;
   return folder === undefined ? [] : ["--cpu-prof", `--cpu-prof-dir=${folder}`];
 }

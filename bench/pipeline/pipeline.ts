@@ -83,7 +83,7 @@ function by(peer: string, least: number): Aim {
 /** Of rows that no aim is about. */
 const onlyTold: readonly Aim[] = [{ against: [PSYNC, DEFAULT, TUNED] }];
 
-const shortRows = new Set(["4k-read-1", "4k-read-32", "4k-write-32", "tmpfs-4k-read-32"]);
+const shortRows = new Set(["4k-read-32", "4k-write-32", "tmpfs-4k-read-32"]);
 
 /** A worker has something to gain or to lose where there are many requests; of the rest one row tells all. */
 const workerRows = new Set(["4k-read-1", "4k-read-32", "4k-write-32", "44k-read-32"]);
