@@ -75,6 +75,13 @@ export class Load implements RequestOwner {
     }
   }
 
+  /** What a disk holds that nobody has written to yet. */
+  freshDisk(): Uint8Array {
+    const bytes = new Uint8Array(this.#written.length * PAGE_BYTES);
+    fillPages(bytes, 0);
+    return bytes;
+  }
+
   /** Resolves to the requests of a second. Rejects where one failed, or brought what it must not. */
   async run(seconds: number): Promise<number> {
     const { promise, resolve } = Promise.withResolvers<void>();
