@@ -44,7 +44,8 @@ import type { Drain, DrainMember } from "./drain.ts";
 import { GrantCache } from "./grant-cache.ts";
 import { IndirectPages } from "./indirect-pages.ts";
 import { JournaledRing } from "./journaled-ring.ts";
-import { PendingRequest } from "./pending-request.ts";
+import type { PendingRequest } from "./pending-request.ts";
+import { PendingRequests } from "./pending-requests.ts";
 import { Reclaim } from "./reclaim.ts";
 import { BrokenRule, type DeviceFacts, parseHead, parseSegments, ValidRequest } from "./request.ts";
 import type { RingJournal } from "./ring-journal.ts";
@@ -92,10 +93,9 @@ export class BackendQueue implements RequestOwner, Kickable, DrainMember {
   readonly #persistent: boolean;
   readonly #cache: GrantCache;
   readonly #reclaim: Reclaim;
-  readonly #free = new Fifo<PendingRequest>();
   /** What a backend before us took and did not answer: it comes before what is in the ring. */
   readonly #inherited = new Fifo<PendingRequest>();
-  readonly #pending: PendingRequest[] = [];
+  readonly #pending: PendingRequests;
   readonly #raw = new BlkifRequest();
   readonly #valid = new ValidRequest();
   readonly #indirect = new IndirectPages();
@@ -138,12 +138,8 @@ export class BackendQueue implements RequestOwner, Kickable, DrainMember {
     });
     this.#reclaim = new Reclaim(this.#cache, clock, () => this.#wake());
     this.#broken = new BrokenRules(options.path, options.index, clock);
-    for (let i = 0; i < this.#ring.size; i++) {
-      const pending = new PendingRequest(this, i);
-      this.#pending.push(pending);
-      if (!this.#ring.inherited.includes(i)) this.#free.push(pending);
-    }
-    for (const entry of this.#ring.inherited) this.#inherited.push(this.#pending[entry]!);
+    this.#pending = new PendingRequests(this, this.#ring.size);
+    for (const entry of this.#ring.inherited) this.#inherited.push(this.#pending.inherit(entry));
     this.#drain.join(this);
     this.#channel.onevent = () => {
       this.#guard.came();
@@ -245,7 +241,7 @@ export class BackendQueue implements RequestOwner, Kickable, DrainMember {
   #takeNext(): PendingRequest | undefined {
     // No slot free for the response: the peer claims more than a ring full; its completions bring us back here.
     if (!this.#ring.canConsume()) return undefined;
-    const slot = this.#free.shift();
+    const slot = this.#pending.take();
     if (slot === undefined) {
       this.#counters.outOfRequests++;
       this.#stalls.slots++;
@@ -376,7 +372,7 @@ export class BackendQueue implements RequestOwner, Kickable, DrainMember {
   }
 
   completed(request: BlockRequest): void {
-    const slot = this.#pending[request.tag]!;
+    const slot = this.#pending.of(request.tag);
     if (slot.writeAfterFlush && request.operation === Operation.flush && request.status === 0) {
       slot.writeAfterFlush = false;
       request.offset = slot.offset;
@@ -409,7 +405,7 @@ export class BackendQueue implements RequestOwner, Kickable, DrainMember {
     const { tag } = slot.request;
     this.#ring.answer(tag, slot.idLow, slot.idHigh, slot.operation, status);
     this.#counters.responses++;
-    this.#free.push(slot);
+    this.#pending.give(slot);
     // Publishes, and takes what waited for this slot.
     this.#touch();
   }

@@ -1,6 +1,7 @@
 /**
- * The commands of one ring, one for each slot: those that are free, and those that the backend has (Linux's shadow of
- * the ring, FreeBSD's queues of free and busy commands).
+ * The commands of one ring, at most one for each slot: those that are free, and those that the backend has (Linux's shadow
+ * of the ring, FreeBSD's queues of free and busy commands). The one that was used last is used first, and one is made only
+ * where all are in flight: few requests at a time need little memory, which stays in the processor's cache.
  *
  * Invariant: a command is free, or in flight and named by one response to come; its id is not used meanwhile.
  */
@@ -11,14 +12,13 @@ import { Command, CommandState } from "./command.ts";
 export class Commands {
   readonly #all: Command[] = [];
   readonly #free = new Fifo<Command>();
+  readonly #count: number;
+  readonly #maxPages: number;
   #inFlight = 0;
 
   constructor(count: number, maxPages: number) {
-    for (let id = 0; id < count; id++) {
-      const command = new Command(id, maxPages);
-      this.#all.push(command);
-      this.#free.push(command);
-    }
+    this.#count = count;
+    this.#maxPages = maxPages;
   }
 
   get inFlight(): number {
@@ -27,7 +27,16 @@ export class Commands {
 
   /** The command that is next to be sent; undefined where all are in flight. */
   get free(): Command | undefined {
-    return this.#free.peek();
+    return this.#free.peek() ?? this.#make();
+  }
+
+  #make(): Command | undefined {
+    const id = this.#all.length;
+    if (id === this.#count) return undefined;
+    const command = new Command(id, this.#maxPages);
+    this.#all.push(command);
+    this.#free.push(command);
+    return command;
   }
 
   /** `free` was sent. */
@@ -45,7 +54,7 @@ export class Commands {
   /** Takes one back whose pages have been given back. */
   reclaim(command: Command): void {
     forget(command);
-    this.#free.push(command);
+    this.#free.unshift(command);
     this.#inFlight--;
   }
 
