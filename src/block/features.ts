@@ -35,10 +35,15 @@ export interface BackendLimits {
   readonly logStats: boolean;
   /** Logical block offered. 512, on which all dialects agree, or 4096. Bytes. */
   readonly sectorSize: SectorSize;
+  /** How pages are reached that are not kept as persistent grants. */
+  readonly grants: GrantUse;
   /** In which units the frontend counts, where the logical block is not 512 bytes. */
   readonly dialect: DialectName;
 }
 export type SectorSize = 512 | 4096;
+/** Mapped, copied to memory of ours and back, or what costs less where we are. With "copy" persistent grants are not
+ * offered: there would be nothing to keep. */
+export type GrantUse = "auto" | "map" | "copy";
 export const defaultBackendLimits: BackendLimits = {
   maxRingPageOrder: MAX_RING_PAGE_ORDER,
   maxIndirectSegments: MAX_INDIRECT_SEGMENTS,
@@ -52,6 +57,7 @@ export const defaultBackendLimits: BackendLimits = {
   persistentGrantUnusedSeconds: 60,
   logStats: false,
   sectorSize: 512,
+  grants: "auto",
   dialect: "spec",
 };
 

@@ -2,24 +2,14 @@
  * Bytes in and out of the scattered memory of a request. Whoever keeps bytes of its own (memory, a pool, a bounce
  * buffer) copies through here.
  *
- * Invariant: nothing is allocated: Buffer's copy takes positions, where Uint8Array's set wants a new view each time.
+ * Invariant: nothing is allocated.
  */
 import type { SegmentList } from "../io/memory.ts";
 import { invariant } from "../util/assert.ts";
+import { copyBytes } from "../util/copy-bytes.ts";
 
 /** Bytes. Copying zeroes is faster than filling memory that other threads share. */
 const ZEROES = new Uint8Array(64 * 1024);
-
-/** Copies bytes from `source` to `target`, which must not overlap. */
-export function copyBytes(
-  source: Uint8Array,
-  sourceStart: number,
-  target: Uint8Array,
-  targetStart: number,
-  length: number,
-): void {
-  Buffer.prototype.copy.call(source, target, targetStart, sourceStart, sourceStart + length);
-}
 
 export function zeroBytes(target: Uint8Array, start: number, length: number): void {
   for (let done = 0; done < length; done += ZEROES.length) {

@@ -6,11 +6,13 @@
  */
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { allocateRegion } from "../io/memory.ts";
 import {
   DOMID_FIRST_RESERVED,
   type Domain,
   type EventChannel,
   type GrantCopy,
+  type GrantCopyBatch,
   type GrantCopyEnd,
   GrantMapBatch,
   GrantStatus,
@@ -267,6 +269,50 @@ function copies(suite: Suite): void {
     assert.ok(pageOf(pages, 1).every((byte) => byte === 4));
   });
 
+  suite("parts of pages go to their images and back, each with its own status", (domains) => {
+    const { front, back } = domains;
+    using pages = granted(domains, 3, (i) => i === 2);
+    for (let i = 0; i < 3; i++) pageOf(pages, i).fill(i + 1);
+    const [first, second, readOnly] = [...pages.references] as [number, number, number];
+    const batch = copyBatch(
+      [first, NO_REFERENCE, second, readOnly],
+      [
+        [0, PAGE_SIZE],
+        [0, 512],
+        [512, 1024],
+        [3584, 512],
+      ],
+    );
+    const image = (i: number) => batch.bytes.subarray(i * PAGE_SIZE, (i + 1) * PAGE_SIZE);
+    const { copies: before } = back.grants.counters;
+    back.grants.copyPages(front.id, batch, false);
+    assert.deepEqual(
+      [...batch.statuses].map((status) => status === GrantStatus.okay),
+      [true, false, true, true],
+    );
+    const expected = new Uint8Array(PAGE_SIZE);
+    assert.deepEqual(image(0), new Uint8Array(PAGE_SIZE).fill(1));
+    assert.deepEqual(image(1), expected);
+    assert.deepEqual(image(2), expected.slice().fill(2, 512, 1536));
+    assert.deepEqual(image(3), expected.slice().fill(3, 3584, 4096));
+    batch.bytes.fill(9);
+    back.grants.copyPages(front.id, batch, true);
+    assert.deepEqual(
+      [...batch.statuses].map((status) => status === GrantStatus.okay),
+      [true, false, true, false],
+    );
+    assert.deepEqual(pageOf(pages, 0).slice(), new Uint8Array(PAGE_SIZE).fill(9));
+    assert.deepEqual(
+      pageOf(pages, 1).slice(),
+      new Uint8Array(PAGE_SIZE).fill(2).fill(9, 512, 1536),
+    );
+    assert.deepEqual(pageOf(pages, 2).slice(), new Uint8Array(PAGE_SIZE).fill(3));
+    assert.equal(back.grants.counters.copies, before + 5);
+    assert.equal(back.grants.counters.mapped, 0);
+    back.grants.copyPages(DOMID_FIRST_RESERVED + 1, batch, false);
+    assert.ok(batch.statuses.every((status) => status !== GrantStatus.okay));
+  });
+
   suite("many copies are made at once", (domains) => {
     const { front, back } = domains;
     using pages = granted(domains, 8);
@@ -283,6 +329,25 @@ function copies(suite: Suite): void {
     assert.ok(statusesOf(operations).every((status) => status === GrantStatus.okay));
     for (let i = 0; i < 8; i++) assert.equal(local[i * PAGE_SIZE + 511], i + 1);
   });
+}
+
+/** Page i of the batch has its image at page i of the memory; parts are `offset` and `length` of each. */
+function copyBatch(
+  references: readonly number[],
+  parts: readonly (readonly [offset: number, length: number])[],
+): GrantCopyBatch & { readonly bytes: Uint8Array } {
+  const count = references.length;
+  const region = allocateRegion(count * PAGE_SIZE);
+  return {
+    count,
+    bytes: region.bytes,
+    references: Uint32Array.from(references),
+    offsets: Uint16Array.from(parts, ([offset]) => offset),
+    lengths: Uint16Array.from(parts, ([, length]) => length),
+    regions: references.map(() => region),
+    starts: Float64Array.from(references, (_, i) => i * PAGE_SIZE),
+    statuses: new Int8Array(count).fill(GrantStatus.tryAgain),
+  };
 }
 
 function events(suite: Suite): void {

@@ -109,9 +109,27 @@ export interface GrantCopy {
   status: GrantStatus;
 }
 
+/** Parts of pages that one peer granted, and images of those pages in our memory: byte n of a page is byte n of its image.
+ * Reused; the caller fills all but the statuses. */
+export interface GrantCopyBatch {
+  readonly count: number;
+  readonly references: Uint32Array;
+  /** First byte of the part; the part ends within the page. */
+  readonly offsets: Uint16Array;
+  /** Bytes of the part. */
+  readonly lengths: Uint16Array;
+  readonly regions: readonly (MemoryRegion | undefined)[];
+  /** Byte in the region where the image begins. */
+  readonly starts: Float64Array;
+  /** GrantStatus of each. */
+  readonly statuses: Int8Array;
+}
+
 export interface GrantTable {
   /** Whether single pages can be granted and ended per request; on a host, gntalloc's pages stay granted for life. */
   readonly grantsPages: boolean;
+  /** Whether the pages of a request cost less here when they are copied than mapped and unmapped. */
+  readonly prefersCopy: boolean;
   /** Zeroed pages that lie side by side; undefined when the domain has no such run left. */
   allocate(pageCount: number): OwnPages | undefined;
   /** Maps `batch.count` pages of `peer`, each with its own status. */
@@ -124,6 +142,8 @@ export interface GrantTable {
     readOnly: boolean,
   ): ContiguousMapping | Exclude<GrantStatus, 0>;
   copy(operations: readonly GrantCopy[]): void;
+  /** Copies parts of pages of `peer` to (`toPeer`: from) their images, each with its own status. */
+  copyPages(peer: number, batch: GrantCopyBatch, toPeer: boolean): void;
   /** Calls back once when `count` grant entries are free, as gnttab_request_free_callback. */
   whenFree(count: number, callback: () => void): Disposable;
   readonly counters: GrantCounters;

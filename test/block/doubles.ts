@@ -13,6 +13,7 @@ import {
 
 export class FakeGrants implements GrantTable {
   grantsPages = true;
+  readonly prefersCopy = false;
   readonly region: MemoryRegion = new MemoryRegion(new Uint8Array(64 * PAGE_SIZE), 0);
   readonly handles: Map<number, number> = new Map();
   /** References that map() refuses. */
@@ -84,6 +85,9 @@ export class FakeGrants implements GrantTable {
     throw new Error("no rings here");
   }
   copy(): never {
+    throw new Error("no copies here");
+  }
+  copyPages(): never {
     throw new Error("no copies here");
   }
   whenFree(): Disposable {

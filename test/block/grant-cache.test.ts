@@ -1,11 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import {
-  GrantCache,
-  type GrantCacheOptions,
-  MappedPages,
-} from "../../src/block/backend/grant-cache.ts";
+import { GrantCache, type GrantCacheOptions } from "../../src/block/backend/grant-cache.ts";
+import { RequestPages } from "../../src/block/backend/request-pages.ts";
 import { shows } from "../../src/testing/index.ts";
 import { FakeGrants } from "./doubles.ts";
 
@@ -24,7 +21,7 @@ test(
   shows(["4.7.5"], () => {
     const grants = new FakeGrants();
     const cache = cacheOf(grants, 0);
-    const pages = new MappedPages(11);
+    const pages = new RequestPages(11);
     assert.equal(cache.map(references(9, 10, 9), 3, true, pages), true);
     assert.equal(grants.handles.size, 3);
     cache.unmap(pages);
@@ -38,7 +35,7 @@ test(
   shows(["4.1.2", "4.1.8"], () => {
     const grants = new FakeGrants();
     const cache = cacheOf(grants, 8);
-    const pages = new MappedPages(11);
+    const pages = new RequestPages(11);
     for (let round = 0; round < 3; round++) {
       assert.equal(cache.map(references(9, 10), 2, round === 1, pages), true);
       cache.unmap(pages);
@@ -53,8 +50,8 @@ test(
 test("a reference used twice at once is mapped on its own the second time and kept only once", () => {
   const grants = new FakeGrants();
   const cache = cacheOf(grants, 8);
-  const first = new MappedPages(11);
-  const second = new MappedPages(11);
+  const first = new RequestPages(11);
+  const second = new RequestPages(11);
   assert.equal(cache.map(references(9, 9), 2, false, first), true);
   assert.equal(cache.map(references(9), 1, false, second), true);
   assert.equal(grants.handles.size, 3);
@@ -69,7 +66,7 @@ test(
   shows(["4.1.3", "4.1.4"], () => {
     const grants = new FakeGrants();
     const cache = cacheOf(grants, 2);
-    const pages = new MappedPages(11);
+    const pages = new RequestPages(11);
     assert.equal(cache.map(references(9, 10, 11, 12), 4, false, pages), true);
     assert.equal(cache.overflowed, true);
     cache.unmap(pages);
@@ -83,7 +80,7 @@ test(
     const grants = new FakeGrants();
     grants.refused.add(12);
     const cache = cacheOf(grants, 2);
-    const pages = new MappedPages(11);
+    const pages = new RequestPages(11);
     assert.equal(cache.map(references(9), 1, false, pages), true);
     cache.unmap(pages);
     assert.equal(cache.map(references(9, 10, 12, 13), 4, false, pages), false);
@@ -106,9 +103,9 @@ test("after any sequence of requests nothing is mapped but what is kept, and the
       const grants = new FakeGrants();
       grants.refused.add(20);
       const cache = cacheOf(grants, capacity);
-      const held: MappedPages[] = [];
+      const held: RequestPages[] = [];
       for (const { references: list, readOnly, hold } of requests) {
-        const pages = new MappedPages(11);
+        const pages = new RequestPages(11);
         const mapped = cache.map(Uint32Array.from(list), list.length, readOnly, pages);
         assert.equal(mapped, !list.includes(20));
         for (let i = 0; i < pages.count; i++) assert.equal(pages.starts[i], list[i]! * 4096);
@@ -127,7 +124,7 @@ test("after any sequence of requests nothing is mapped but what is kept, and the
 
 /** Maps references and gives them back. */
 function use(cache: GrantCache, ...list: number[]): void {
-  const pages = new MappedPages(list.length);
+  const pages = new RequestPages(list.length);
   assert.equal(cache.map(references(...list), list.length, false, pages), true);
   cache.unmap(pages);
 }
@@ -137,7 +134,7 @@ test(
   shows(["4.1.5"], () => {
     const grants = new FakeGrants();
     const cache = cacheOf(grants, 4);
-    const held = new MappedPages(1);
+    const held = new RequestPages(1);
     assert.equal(cache.map(references(8), 1, false, held), true);
     use(cache, 9, 10, 11, 12);
     assert.equal(cache.overflowed, true);
@@ -192,7 +189,7 @@ test("whatever is mapped, given back, scanned and purged, no handle is lost", ()
     fc.property(fc.array(step, { maxLength: 60 }), fc.nat(8), (steps, capacity) => {
       const grants = new FakeGrants();
       const cache = cacheOf(grants, capacity, { unusedMilliseconds: 150 });
-      const held: MappedPages[] = [];
+      const held: RequestPages[] = [];
       for (const each of steps) {
         if (each === "release") {
           const pages = held.shift();
@@ -201,7 +198,7 @@ test("whatever is mapped, given back, scanned and purged, no handle is lost", ()
         else if (each === "unmap") cache.unmapPurged(2);
         else if ("pass" in each) cache.now += each.pass;
         else {
-          const pages = new MappedPages(11);
+          const pages = new RequestPages(11);
           cache.map(Uint32Array.from(each.use), each.use.length, true, pages);
           for (let i = 0; i < pages.count; i++) assert.equal(pages.starts[i], each.use[i]! * 4096);
           held.push(pages);
@@ -218,7 +215,7 @@ test("whatever is mapped, given back, scanned and purged, no handle is lost", ()
 
 test("room for a request is what others left of the buffer pages, and one always has room", () => {
   const cache = cacheOf(new FakeGrants(), 0, { bufferPages: 4 });
-  const pages = new MappedPages(11);
+  const pages = new RequestPages(11);
   assert.equal(cache.hasRoom(11), true);
   assert.equal(cache.map(references(8, 9, 10), 3, true, pages), true);
   assert.deepEqual([cache.hasRoom(1), cache.hasRoom(2)], [true, false]);

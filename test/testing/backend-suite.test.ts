@@ -61,3 +61,6 @@ backendSuite("our backend with the least of limits", {
       },
     }),
 });
+backendSuite("our backend that copies, before a disk that works in any order,", {
+  open: () => opened({ shuffled: true, limits: { grants: "copy" } }),
+});

@@ -10,28 +10,7 @@
 import type { MemoryRegion } from "../../io/memory.ts";
 import { invariant } from "../../util/assert.ts";
 import { GrantMapBatch as Batch, type GrantMapBatch, type GrantTable } from "../../xen/domain.ts";
-
-/** The pages of one request: fixed arrays, filled by `map` and given back by `unmap`. */
-export class MappedPages {
-  count = 0;
-  /** Slot in the cache of kept pages, or -1 where `handles` holds a mapping of this request alone. */
-  readonly slots: Int32Array;
-  readonly handles: Uint32Array;
-  readonly regions: (MemoryRegion | undefined)[];
-  /** Byte in the region. */
-  readonly starts: Float64Array;
-
-  constructor(capacity: number) {
-    this.slots = new Int32Array(capacity);
-    this.handles = new Uint32Array(capacity);
-    this.regions = new Array<MemoryRegion | undefined>(capacity).fill(undefined);
-    this.starts = new Float64Array(capacity);
-  }
-
-  get capacity(): number {
-    return this.handles.length;
-  }
-}
+import type { RequestPages } from "./request-pages.ts";
 
 export interface GrantCacheOptions {
   readonly grants: GrantTable;
@@ -123,14 +102,16 @@ export class GrantCache {
     return this.#freeSlots.length > 0;
   }
 
-  /** Whether a request of `count` pages may be mapped now. One alone always may, so that all go on. */
-  hasRoom(count: number): boolean {
-    return this.#lent === 0 || this.#lent + count <= this.#bufferPages;
+  /** Whether a request of `count` pages may begin now, with `copied` pages of others in flight that are not mapped. One
+   * alone always may, so that all go on. */
+  hasRoom(count: number, copied: number = 0): boolean {
+    const lent = this.#lent + copied;
+    return lent === 0 || lent + count <= this.#bufferPages;
   }
 
   /** Maps `count` references into `pages`; false, with nothing mapped, when any of them cannot be. A page that may be
    * kept is mapped writable whatever this request does, because the next may do the other (blkback does the same). */
-  map(references: Uint32Array, count: number, readOnly: boolean, pages: MappedPages): boolean {
+  map(references: Uint32Array, count: number, readOnly: boolean, pages: RequestPages): boolean {
     const batch = this.#batch;
     const persistent = this.#persistent;
     const access = readOnly && !persistent ? 1 : 0;
@@ -156,7 +137,7 @@ export class GrantCache {
     return wanted === 0 || this.#mapBatch(wanted, pages);
   }
 
-  #mapBatch(wanted: number, pages: MappedPages): boolean {
+  #mapBatch(wanted: number, pages: RequestPages): boolean {
     const batch = this.#batch;
     batch.count = wanted;
     this.#grants.map(this.#peer, batch);
@@ -204,7 +185,7 @@ export class GrantCache {
   }
 
   /** Gives the pages of a request back. */
-  unmap(pages: MappedPages): void {
+  unmap(pages: RequestPages): void {
     for (let i = 0; i < pages.count; i++) {
       const slot = pages.slots[i]!;
       if (slot >= 0) {

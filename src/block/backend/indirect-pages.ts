@@ -11,27 +11,38 @@ import {
   indirectPageCount,
   readSegments,
 } from "../../wire/blkif.ts";
-import { type GrantCache, MappedPages } from "./grant-cache.ts";
+import type { CopiedPages } from "./copied-pages.ts";
+import type { GrantCache } from "./grant-cache.ts";
 import type { ValidRequest } from "./request.ts";
+import { RequestPages } from "./request-pages.ts";
 
 export class IndirectPages {
-  readonly #pages = new MappedPages(BLKIF_MAX_INDIRECT_PAGES_PER_REQUEST);
+  readonly #pages = new RequestPages(BLKIF_MAX_INDIRECT_PAGES_PER_REQUEST);
   /** The same region comes again and again: one view is kept. */
   #region: MemoryRegion | undefined = undefined;
   #words: Uint32Array = new Uint32Array(0);
 
-  /** Fills the `valid.count` segments of `valid`, which are not checked yet; false where a page cannot be mapped. */
-  read(cache: GrantCache, references: Uint32Array, valid: ValidRequest): boolean {
+  /** Fills the `valid.count` segments of `valid`, which are not checked yet; false where a page cannot be had. */
+  read(
+    cache: GrantCache,
+    copies: CopiedPages,
+    references: Uint32Array,
+    valid: ValidRequest,
+  ): boolean {
     const count = indirectPageCount(valid.count);
     const pages = this.#pages;
-    if (!cache.map(references, count, true, pages)) return false;
+    const copied = copies.chosen;
+    if (copied) pages.list(references, count);
+    const had = copied ? copies.begin(pages, true) : cache.map(references, count, true, pages);
+    if (!had) return false;
     for (let page = 0; page < count; page++) {
       const words = this.#wordsOf(pages.regions[page]!);
       const from = page * BLKIF_SEGMENTS_PER_INDIRECT_PAGE;
       const entries = Math.min(valid.count - from, BLKIF_SEGMENTS_PER_INDIRECT_PAGE);
       readSegments(words, pages.starts[page]! / 4, valid, from, entries);
     }
-    cache.unmap(pages);
+    if (copied) copies.end(pages, false);
+    else cache.unmap(pages);
     return true;
   }
 

@@ -20,7 +20,7 @@ type FieldsOf<T> = {
 export type BackendParameter = ParameterOf<
   Exclude<FieldsOf<number>, "sectorSize">,
   FieldsOf<boolean>,
-  "sectorSize" | "dialect"
+  "sectorSize" | "grants" | "dialect"
 >;
 
 /** Pages; 256 MiB of a peer mapped by one ring. */
@@ -84,6 +84,13 @@ export const backendParameters: readonly BackendParameter[] = [
     help: "Offer persistent grants.",
   },
   {
+    name: "grants",
+    field: "grants",
+    kind: "choice",
+    choices: ["auto", "map", "copy"],
+    help: "How pages are reached that are not kept.",
+  },
+  {
     name: "discard",
     field: "discard",
     kind: "switch",
@@ -128,6 +135,7 @@ export function backendLimits(
     }
     limits[field] = allowed;
   }
+  if (limits.grants === "copy") limits.persistent = false;
   if (limits.maxQueues === 0) limits.maxQueues = Math.min(Math.max(1, cpus), MAX_QUEUES);
   return limits as unknown as BackendLimits;
 }

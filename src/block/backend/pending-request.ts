@@ -3,11 +3,8 @@ import { SegmentList } from "../../io/memory.ts";
 import { BlockRequest, type RequestOwner } from "../../store/block-store.ts";
 import { BLKIF_MAX_SEGMENTS_PER_REQUEST } from "../../wire/blkif.ts";
 import type { DrainMember } from "./drain.ts";
-import { MappedPages } from "./grant-cache.ts";
 import type { ValidRequest } from "./request.ts";
-
-/** Bytes of a sector, once a request was checked. */
-const SECTOR_SIZE = 512;
+import { RequestPages, SECTOR_SIZE } from "./request-pages.ts";
 
 export class PendingRequest {
   next: PendingRequest | undefined = undefined;
@@ -28,7 +25,7 @@ export class PendingRequest {
   /** The ring it came on. */
   readonly member: DrainMember;
   readonly request: BlockRequest;
-  pages: MappedPages;
+  pages: RequestPages;
   segments: SegmentList;
 
   constructor(owner: RequestOwner & DrainMember, index: number) {
@@ -36,18 +33,18 @@ export class PendingRequest {
     this.request = new BlockRequest(owner);
     this.request.tag = index;
     // Most requests are direct; the arrays of an indirect one are made when the first arrives in this slot.
-    this.pages = new MappedPages(BLKIF_MAX_SEGMENTS_PER_REQUEST);
+    this.pages = new RequestPages(BLKIF_MAX_SEGMENTS_PER_REQUEST);
     this.segments = new SegmentList(BLKIF_MAX_SEGMENTS_PER_REQUEST);
   }
 
   /** Makes room for `count` segments. */
   reserve(count: number): void {
     if (count <= this.pages.capacity) return;
-    this.pages = new MappedPages(count);
+    this.pages = new RequestPages(count);
     this.segments = new SegmentList(count);
   }
 
-  /** Lists the mapped pages as memory of the block request. */
+  /** Lists the pages as memory of the block request. */
   gather(valid: ValidRequest): void {
     const list = this.segments;
     list.clear();

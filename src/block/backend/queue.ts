@@ -1,5 +1,5 @@
 /**
- * One ring of a backend: takes requests, has the store carry them out in the peer's own pages, and answers
+ * One ring of a backend: takes requests, has the store carry them out in the peer's own pages or in copies, and answers
  * (blkback.c: xen_blkif_schedule, __do_block_io_op, dispatch_rw_block_io, make_response).
  *
  * Invariants: a slot is copied once and checked as a copy; every consumed request is answered exactly once, after its
@@ -39,6 +39,7 @@ import { EventGuard } from "../../xen/event-guard.ts";
 import type { BackendLimits } from "../features.ts";
 import { blkifStatus } from "../status.ts";
 import { BrokenRules } from "./broken-rules.ts";
+import { CopiedPages } from "./copied-pages.ts";
 import { type QueueCounters, RequestCounters } from "./counters.ts";
 import type { Drain, DrainMember } from "./drain.ts";
 import { GrantCache } from "./grant-cache.ts";
@@ -48,6 +49,7 @@ import type { PendingRequest } from "./pending-request.ts";
 import { PendingRequests } from "./pending-requests.ts";
 import { Reclaim } from "./reclaim.ts";
 import { BrokenRule, type DeviceFacts, parseHead, parseSegments, ValidRequest } from "./request.ts";
+import type { RequestPages } from "./request-pages.ts";
 import type { RingJournal } from "./ring-journal.ts";
 
 /** blkback sleeps as long after a broken request: whoever sends nothing else gets a thousand answers a second. */
@@ -92,6 +94,7 @@ export class BackendQueue implements RequestOwner, Kickable, DrainMember {
   readonly #guard: EventGuard;
   readonly #persistent: boolean;
   readonly #cache: GrantCache;
+  readonly #copies: CopiedPages;
   readonly #reclaim: Reclaim;
   /** What a backend before us took and did not answer: it comes before what is in the ring. */
   readonly #inherited = new Fifo<PendingRequest>();
@@ -135,6 +138,13 @@ export class BackendQueue implements RequestOwner, Kickable, DrainMember {
       batch: this.#valid.references.length,
       bufferPages: limits.maxBufferPages,
       unusedMilliseconds: limits.persistentGrantUnusedSeconds * 1000,
+    });
+    this.#copies = new CopiedPages({
+      grants: domain.grants,
+      peer: options.peer,
+      // What is kept mapped need not be copied.
+      use: this.#persistent ? "map" : limits.grants,
+      bufferPages: limits.maxBufferPages,
     });
     this.#reclaim = new Reclaim(this.#cache, clock, () => this.#wake());
     this.#broken = new BrokenRules(options.path, options.index, clock);
@@ -272,33 +282,53 @@ export class BackendQueue implements RequestOwner, Kickable, DrainMember {
     slot.operation = rule === BrokenRule.unknownOperation ? this.#raw.operation : valid.operation;
     if (rule === BrokenRule.none && valid.operation !== BLKIF_OP_DISCARD) {
       if (valid.indirect) {
-        const read = this.#indirect.read(this.#cache, this.#raw.indirectReferences, valid);
+        const { indirectReferences } = this.#raw;
+        const read = this.#indirect.read(this.#cache, this.#copies, indirectReferences, valid);
         if (!read) rule = BrokenRule.grant;
       }
       if (rule === BrokenRule.none) rule = parseSegments(this.#facts, valid);
     }
     if (rule !== BrokenRule.none) this.#refuse(slot, rule);
-    else if (this.#cache.hasRoom(valid.count)) this.#begin(slot, valid);
+    else if (this.#hasRoom(valid.count)) this.#begin(slot, valid);
     else {
       this.#held = slot;
       this.#stalls.bufferPages++;
     }
   }
 
+  #hasRoom(count: number): boolean {
+    return this.#cache.hasRoom(count, this.#copies.used);
+  }
+
   /** Whether the request that was held up could begin. */
   #retry(slot: PendingRequest): boolean {
-    if (this.#drain.barred || !this.#cache.hasRoom(this.#valid.count)) return false;
+    if (this.#drain.barred || !this.#hasRoom(this.#valid.count)) return false;
     this.#held = undefined;
     this.#begin(slot, this.#valid);
     return true;
   }
 
-  /** Maps the pages, and hands the request to the store, or to the drain first. */
+  /** Makes the pages the store's, by mapping or copying them; false where the peer does not let us. */
+  #borrow(pages: RequestPages, valid: ValidRequest): boolean {
+    const { references, count } = valid;
+    const read = valid.operation !== BLKIF_OP_READ;
+    if (!this.#copies.chosen) return this.#cache.map(references, count, read, pages);
+    pages.listParts(valid);
+    return this.#copies.begin(pages, read);
+  }
+
+  /** Gives them back; false where a peer does not take what was read for him. */
+  #giveBackPages({ pages, operation }: PendingRequest, errno: number): boolean {
+    if (pages.copied) return this.#copies.end(pages, operation === BLKIF_OP_READ && errno === 0);
+    this.#cache.unmap(pages);
+    return true;
+  }
+
+  /** Hands the request to the store, or to the drain first. */
   #begin(slot: PendingRequest, valid: ValidRequest): void {
     if (valid.count > 0) {
       slot.reserve(valid.count);
-      const readOnly = valid.operation !== BLKIF_OP_READ;
-      if (!this.#cache.map(valid.references, valid.count, readOnly, slot.pages)) {
+      if (!this.#borrow(slot.pages, valid)) {
         this.#refuse(slot, BrokenRule.grant);
         return;
       }
@@ -388,10 +418,11 @@ export class BackendQueue implements RequestOwner, Kickable, DrainMember {
     if (errno === Errno.EOPNOTSUPP) this.#unsupported(slot.request);
     else if (errno !== 0) this.#counters.errors++;
     slot.writeAfterFlush = false;
-    this.#cache.unmap(slot.pages);
+    const given = this.#giveBackPages(slot, errno);
     this.#inFlight--;
     this.#drain.end(slot);
-    this.#answer(slot, blkifStatus(errno));
+    if (given) this.#answer(slot, blkifStatus(errno));
+    else this.#refuse(slot, BrokenRule.grant);
   }
 
   #unsupported({ operation, flags }: BlockRequest): void {
@@ -453,6 +484,7 @@ export class BackendQueue implements RequestOwner, Kickable, DrainMember {
     // A kick may still be on its way, and the ring's memory is not ours any more.
     this.#closed = true;
     this.#cache.clear();
+    this.#copies[Symbol.dispose]();
     invariant(this.#cache.mapped === 0, "a page of the peer is still mapped");
     this.#channel[Symbol.dispose]();
     this.#options.ring[Symbol.dispose]();

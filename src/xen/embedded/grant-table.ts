@@ -5,6 +5,7 @@ import { invariant } from "../../util/assert.ts";
 import {
   type ContiguousMapping,
   type GrantCopy,
+  type GrantCopyBatch,
   type GrantCounters,
   GrantMapBatch,
   GrantStatus,
@@ -21,6 +22,8 @@ import { mapScattered } from "./scattered-pages.ts";
 
 export class EmbeddedGrantTable implements GrantTable, Disposable {
   readonly grantsPages = true;
+  /** To map a page here is to find it. */
+  readonly prefersCopy = false;
   readonly #counters: MutableCounters = newGrantCounters();
   readonly #own: OwnGrants;
   readonly #peers: PeerGrants;
@@ -63,6 +66,11 @@ export class EmbeddedGrantTable implements GrantTable, Disposable {
   copy(operations: readonly GrantCopy[]): void {
     invariant(!this.#disposed, "a domain copies after its end");
     this.#peers.copy(operations);
+  }
+
+  copyPages(peer: number, batch: GrantCopyBatch, toPeer: boolean): void {
+    invariant(!this.#disposed, "a domain copies after its end");
+    this.#peers.copyPages(peer, batch, toPeer);
   }
 
   /** Pages that lie apart in the peer's memory are mapped again, side by side, where that is a memfd; elsewhere they

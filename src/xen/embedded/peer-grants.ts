@@ -10,9 +10,11 @@
  * a system call, as with gntdev. Between the domains of one process the mapper is trusted to keep to it.
  */
 import { invariant } from "../../util/assert.ts";
+import { copyBytes } from "../../util/copy-bytes.ts";
 import {
   DOMID_SELF,
   type GrantCopy,
+  type GrantCopyBatch,
   type GrantCopyEnd,
   type GrantMapBatch,
   GrantStatus,
@@ -108,6 +110,32 @@ export class PeerGrants {
 
   copy(operations: readonly GrantCopy[]): void {
     for (const operation of operations) operation.status = this.#copyOne(operation);
+  }
+
+  copyPages(peer: number, batch: GrantCopyBatch, toPeer: boolean): void {
+    const granter = this.#granter(peer === DOMID_SELF ? this.#self.domid : peer);
+    for (let i = 0; i < batch.count; i++) {
+      batch.statuses[i] =
+        granter === undefined ? GrantStatus.badDomain : this.#copyPart(granter, batch, i, toPeer);
+    }
+  }
+
+  #copyPart(granter: Granter, batch: GrantCopyBatch, i: number, toPeer: boolean): GrantStatus {
+    const reference = batch.references[i]!;
+    const offset = batch.offsets[i]!;
+    const length = batch.lengths[i]!;
+    if (offset + length > PAGE_SIZE) return GrantStatus.badCopyArgument;
+    const status = granter.pin(reference, this.#self.domid, !toPeer, false);
+    if (status !== GrantStatus.okay) return status;
+    const { bytes } = granter.memory;
+    const at = granter.start(reference) + offset;
+    const image = batch.regions[i]!.bytes;
+    const there = batch.starts[i]! + offset;
+    if (toPeer) copyBytes(image, there, bytes, at, length);
+    else copyBytes(bytes, at, image, there, length);
+    granter.unpin(reference, !toPeer);
+    this.#counters.copies++;
+    return GrantStatus.okay;
   }
 
   /** The checks in Xen's order: both domains, the source's grant, the destination's, then the bounds. */

@@ -5,7 +5,14 @@
  * operation has a status of its own afterwards, whatever becomes of the others.
  */
 import type { Ffi } from "../../io/ffi.ts";
-import { type GrantCopy, type GrantCopyEnd, GrantStatus, PAGE_SIZE } from "../domain.ts";
+import { invariant } from "../../util/assert.ts";
+import {
+  type GrantCopy,
+  type GrantCopyBatch,
+  type GrantCopyEnd,
+  GrantStatus,
+  PAGE_SIZE,
+} from "../domain.ts";
 import type { MutableCounters } from "../grant-counters.ts";
 import { IoctlArgument } from "./ioctl-argument.ts";
 import {
@@ -57,15 +64,70 @@ export class GrantCopier {
 
   #writeSegment(operation: GrantCopy): void {
     const { source, destination, length } = operation;
-    const segment = segmentByte(this.#operations.length);
+    const index = this.#operations.length;
+    const segment = segmentByte(index);
     this.#operations.push(operation);
     const from = this.#writeEnd(segment + CopySegment.source, source) ? GNTCOPY_source_gref : 0;
     const to = this.#writeEnd(segment + CopySegment.destination, destination)
       ? GNTCOPY_dest_gref
       : 0;
+    this.#writeLength(index, length, from | to);
+  }
+
+  #writeLength(index: number, length: number, flags: number): void {
+    const segment = segmentByte(index);
     const { words } = this.#argument;
-    words[(segment + CopySegment.length) / 4] = length | ((from | to) << 16);
+    words[(segment + CopySegment.length) / 4] = length | (flags << 16);
     words[(segment + CopySegment.status) / 4] = GrantStatus.generalError & 0xffff;
+  }
+
+  copyPages(peer: number, batch: GrantCopyBatch, toPeer: boolean): void {
+    for (let first = 0; first < batch.count; first += MAX_SEGMENTS) {
+      this.#copyRun(peer, batch, first, Math.min(batch.count - first, MAX_SEGMENTS), toPeer);
+    }
+  }
+
+  #copyRun(
+    peer: number,
+    batch: GrantCopyBatch,
+    first: number,
+    count: number,
+    toPeer: boolean,
+  ): void {
+    const grant = toPeer ? CopySegment.destination : CopySegment.source;
+    const memory = toPeer ? CopySegment.source : CopySegment.destination;
+    const flags = toPeer ? GNTCOPY_dest_gref : GNTCOPY_source_gref;
+    const { words } = this.#argument;
+    for (let i = 0; i < count; i++) {
+      const offset = batch.offsets[first + i]!;
+      const length = batch.lengths[first + i]!;
+      // The kernel would refuse all of them.
+      invariant(offset + length <= PAGE_SIZE, "a part of a page ends beyond it");
+      const segment = segmentByte(i);
+      words[(segment + grant) / 4] = batch.references[first + i]!;
+      words[(segment + grant) / 4 + 1] = offset | (peer << 16);
+      const address = batch.regions[first + i]!.address + batch.starts[first + i]! + offset;
+      this.#argument.setUint64(segment + memory, address);
+      this.#writeLength(i, length, flags);
+    }
+    const failure = this.#call(count);
+    for (let i = 0; i < count; i++) batch.statuses[first + i] = this.#statusOf(i, failure);
+  }
+
+  /** Makes the copies that are written down; the status of all where the call fails. */
+  #call(count: number): GrantStatus | undefined {
+    const { words, address } = this.#argument;
+    words[CopyGrants.count / 4] = count;
+    this.#argument.setUint64(CopyGrants.segments, address + segmentByte(0));
+    const result = this.#calls.ioctl(this.#descriptor, IOCTL_GNTDEV_GRANT_COPY, address);
+    return result < 0 ? statusOf(this.#calls.errno()) : undefined;
+  }
+
+  #statusOf(index: number, failure: GrantStatus | undefined): GrantStatus {
+    const word = this.#argument.words[(segmentByte(index) + CopySegment.status) / 4]!;
+    const status = failure ?? (((word << 16) >> 16) as GrantStatus);
+    if (status === GrantStatus.okay) this.#counters.copies++;
+    return status;
   }
 
   /** Whether it is a grant. */
@@ -82,15 +144,9 @@ export class GrantCopier {
 
   #run(): void {
     if (this.#operations.length === 0) return;
-    const { words, address } = this.#argument;
-    words[CopyGrants.count / 4] = this.#operations.length;
-    this.#argument.setUint64(CopyGrants.segments, address + segmentByte(0));
-    const result = this.#calls.ioctl(this.#descriptor, IOCTL_GNTDEV_GRANT_COPY, address);
-    const failure = result < 0 ? statusOf(this.#calls.errno()) : undefined;
+    const failure = this.#call(this.#operations.length);
     for (const [i, operation] of this.#operations.entries()) {
-      const word = words[(segmentByte(i) + CopySegment.status) / 4]!;
-      operation.status = failure ?? (((word << 16) >> 16) as GrantStatus);
-      if (operation.status === GrantStatus.okay) this.#counters.copies++;
+      operation.status = this.#statusOf(i, failure);
     }
     this.#operations.length = 0;
   }

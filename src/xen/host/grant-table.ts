@@ -6,6 +6,7 @@ import { invariant } from "../../util/assert.ts";
 import {
   type ContiguousMapping,
   type GrantCopy,
+  type GrantCopyBatch,
   type GrantCounters,
   type GrantMapBatch,
   GrantStatus,
@@ -20,6 +21,8 @@ import { PeerGrants } from "./peer-grants.ts";
 
 export class HostGrantTable implements GrantTable, Disposable {
   readonly grantsPages = false;
+  /** Of a page or of 256, the largest request: the figures are in docs/xen-host.md. */
+  readonly prefersCopy = true;
   readonly #devices: Devices;
   /** None is ever quarantined: pages that a peer keeps are the kernel's, which keeps them from everybody. */
   readonly #counters: MutableCounters = newGrantCounters();
@@ -68,10 +71,18 @@ export class HostGrantTable implements GrantTable, Disposable {
     return this.#peerGrants().mapContiguous(peer, references, readOnly);
   }
 
-  copy(operations: readonly GrantCopy[]): void {
+  #grantCopier(): GrantCopier {
     const { descriptor } = this.#peerGrants();
     this.#copier ??= new GrantCopier(this.#devices.calls, descriptor, this.#counters);
-    this.#copier.copy(operations);
+    return this.#copier;
+  }
+
+  copy(operations: readonly GrantCopy[]): void {
+    this.#grantCopier().copy(operations);
+  }
+
+  copyPages(peer: number, batch: GrantCopyBatch, toPeer: boolean): void {
+    this.#grantCopier().copyPages(peer, batch, toPeer);
   }
 
   whenFree(count: number, callback: () => void): Disposable {
