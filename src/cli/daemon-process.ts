@@ -5,7 +5,7 @@
  * seconds, and a guest that comes should not wait for a program to start. Invariant: nothing but a toolstack ends a vbd.
  */
 import { type ChildProcess, fork } from "node:child_process";
-import { mkdirSync } from "node:fs";
+import { existsSync, mkdirSync } from "node:fs";
 import { type GuestProcess, Supervisor } from "../daemon/supervisor.ts";
 import { siblingModule } from "../io/sibling.ts";
 import { systemClock } from "../util/clock.ts";
@@ -21,10 +21,16 @@ import { print } from "./output.ts";
 import { checkPidfile, takePidfile } from "./pidfile.ts";
 import { StopSignal } from "./signals.ts";
 
+/** Linux has a driver for backends of vbds (xen-blkback): two would answer each guest. */
+const KERNEL_BACKEND = "/sys/bus/xen-backend/drivers/vbd";
+
 /** Serves until somebody asks it to stop. */
 export async function runDaemon(settings: DaemonSettings): Promise<void> {
   using stop = new StopSignal();
   if (settings.pidfile !== undefined) checkPidfile(settings.pidfile);
+  if (settings.kinds.includes("vbd") && existsSync(KERNEL_BACKEND)) {
+    throw new UsageError("--kind vbd: the kernel serves backend/vbd here; rmmod xen-blkback first");
+  }
   await using stack = new AsyncDisposableStack();
   const domain = stack.use(await openHost({ backend: settings.shared }));
   // Whoever serves finds its journals in there; the socket is ours alone.

@@ -144,12 +144,11 @@ async function untilFound<T>(
 
 async function untilServed(store: XenStore, path: string, signal: AbortSignal): Promise<void> {
   const served = await untilFound(store, path, signal, async () => {
-    if ((await store.read(`${path}/hotplug-status`)) === "error") {
-      const why = await store.read(`${path}/hotplug-error`);
-      throw new XenError("EIO", why ?? "the daemon could not serve it");
-    }
     const state = parseState(await store.read(`${path}/state`));
-    return state >= XenbusState.initWait ? true : undefined;
+    if (state < XenbusState.initWait) return undefined;
+    if ((await store.read(`${path}/hotplug-status`)) !== "error") return true;
+    const why = await store.read(`${path}/hotplug-error`);
+    throw new XenError("EIO", why ?? "the daemon could not serve it");
   });
   if (served) return;
   throw new XenError(

@@ -13,7 +13,7 @@ import type { BackendLimits } from "../block/features.ts";
 import type { BlockStore, EngineChoice, StoreSpec } from "../store/block-store.ts";
 import { openStore, unlockedSpec } from "../store/registry.ts";
 import { systemClock } from "../util/clock.ts";
-import { type Domain, XenError } from "../xen/domain.ts";
+import { type Domain, XenError, type XenStoreOperations } from "../xen/domain.ts";
 import { parseState, XenbusState } from "../xen/xenbus.ts";
 import { DeviceWatch } from "./device-watch.ts";
 import { JournalFiles } from "./journal-files.ts";
@@ -124,7 +124,10 @@ export class VbdService {
       if (this.#ending || this.#devices.has(path) || this.#beginning.has(path)) continue;
       this.#beginning.add(path);
       try {
-        if (this.#done.has(path) && !(await this.#isMadeAnew(path))) continue;
+        if (this.#done.has(path) && !(await this.#isMadeAnew(path))) {
+          await this.#closeRefused(path);
+          continue;
+        }
         this.#done.delete(path);
         await this.#begin(path);
       } catch (error) {
@@ -221,11 +224,19 @@ export class VbdService {
 
   /** The toolstack is done with a vbd that no frontend uses: nobody else will close it. */
   async #closeUnwanted({ path, ending }: Device, backend: BlockBackend): Promise<void> {
-    const { store } = this.#options.domain;
-    const online = (await store.read(`${path}/online`))?.trim();
-    if (online === undefined || online === "1") return;
+    if (!(await isOffline(this.#options.domain.store, path))) return;
     ending.abort(new XenError("ESHUTDOWN", `${path} was taken offline`));
     this.#apart(path, backend[Symbol.asyncDispose]());
+  }
+
+  /** The toolstack wants to be rid of a vbd that could not be served, and waits for it to close. */
+  async #closeRefused(path: string): Promise<void> {
+    await this.#options.domain.store.transaction(async (operations) => {
+      const state = await operations.read(`${path}/state`);
+      if (state === undefined || parseState(state) === XenbusState.closed) return;
+      if (!(await isOffline(operations, path))) return;
+      await operations.write(`${path}/state`, String(XenbusState.closed));
+    });
   }
 
   /** A disk that hangs holds up nobody else. */
@@ -273,16 +284,21 @@ export class VbdService {
     device.journals?.remove();
   }
 
-  /** Leaves the reason where hotplug scripts do (libxl_linux.c), and looks at the directory no more. */
+  /** Leaves the reason where hotplug scripts do (libxl_linux.c), and looks at the directory no more. The state says that
+   * we are there, for else libxl would wait in vain: then it runs the script, which fails, and tells people the reason. */
   async #refuse(path: string, error: unknown): Promise<void> {
     this.#done.add(path);
     const message = error instanceof Error ? error.message : String(error);
     this.#trace("failed", `${path}: ${message}`);
-    const { store } = this.#options.domain;
     try {
-      if ((await store.list(path)) === undefined) return;
-      await store.write(`${path}/hotplug-error`, message);
-      await store.write(`${path}/hotplug-status`, "error");
+      await this.#options.domain.store.transaction(async (operations) => {
+        const state = await operations.read(`${path}/state`);
+        if (state === undefined) return;
+        await operations.write(`${path}/hotplug-error`, message);
+        await operations.write(`${path}/hotplug-status`, "error");
+        if (parseState(state) !== XenbusState.initialising) return;
+        await operations.write(`${path}/state`, String(XenbusState.initWait));
+      });
     } catch (reason) {
       this.#trace("failed", `${path}: ${String(reason)}`);
     }
@@ -301,4 +317,10 @@ export class VbdService {
     );
     this.#devices.clear();
   }
+}
+
+/** The toolstack is done with the vbd. */
+async function isOffline(operations: XenStoreOperations, path: string): Promise<boolean> {
+  const online = (await operations.read(`${path}/online`))?.trim();
+  return online !== undefined && online !== "1";
 }

@@ -53,6 +53,19 @@ test("a vbd that cannot be served says why where the toolstack looks, and distur
   await world.connect(await world.make(XVDB));
 });
 
+test("a vbd that cannot be served lets its toolstack go on to the script, and closes when it is to go", async () => {
+  await using world = await ServiceWorld.start();
+  const { store } = world.dom0;
+  const paths = await world.make(XVDA, "bad");
+  await world.until(`${paths.backend}/state`, "2");
+  assert.equal(await store.read(`${paths.backend}/hotplug-status`), "error");
+  await askToClose(store, paths);
+  await world.until(`${paths.backend}/state`, "6");
+  await removeVbd(store, paths);
+  // A disk there is one now.
+  await world.connect(await world.make(XVDA));
+});
+
 test("a vbd that no frontend uses is closed when the toolstack takes it offline", async () => {
   await using world = await ServiceWorld.start();
   const paths = await world.make(XVDA);
