@@ -35,12 +35,18 @@ export async function runDaemon(settings: DaemonSettings): Promise<void> {
   const domain = stack.use(await openHost({ backend: settings.shared }));
   // Whoever serves finds its journals in there; the socket is ours alone.
   mkdirSync(settings.folder, { recursive: true, mode: 0o711 });
-  const world = stack.use(
+  let world: Service | undefined;
+  const answers = answersOf(() => {
+    if (world === undefined) throw new Error("the daemon has only begun");
+    return world;
+  });
+  stack.use(await openControl(settings.folder, answers));
+  if (settings.pidfile !== undefined) stack.use(takePidfile(settings.pidfile));
+  // Whoever serves here has no rights from the first disk on, and its journals are its own.
+  if (settings.shared) dropRights(settings);
+  world = stack.use(
     settings.shared ? await oneProcess(settings, domain) : await manyProcesses(settings, domain),
   );
-  stack.use(await openControl(settings.folder, answersOf(world)));
-  if (settings.pidfile !== undefined) stack.use(takePidfile(settings.pidfile));
-  if (settings.shared) dropRights(settings);
   print(`vbdkit serves ${settings.kinds.join(" and ")} of domain ${domain.id}`);
   await stop.stopped();
 }
@@ -92,14 +98,14 @@ async function manyProcesses(settings: DaemonSettings, domain: Domain): Promise<
   };
 }
 
-function answersOf(service: Service): Answers {
+function answersOf(service: () => Service): Answers {
   return {
     resize: async ({ path, size, shrink }) => {
       if (typeof path !== "string" || typeof size !== "number") {
         throw new UsageError("resize: write a path and a size");
       }
       const domid = Number(path.split("/").at(-2));
-      return await service.ask(domid, { path, size, shrink: shrink === true });
+      return await service().ask(domid, { path, size, shrink: shrink === true });
     },
   };
 }

@@ -33,7 +33,7 @@ export function daemonCommand(): Command {
   addEngineOption(command);
   return command
     .option("--backend <NAME=VALUE>", "a parameter of every backend, listed below", collect)
-    .option("-P, --pidfile <FILE>", "write the process id there once it serves")
+    .option("-P, --pidfile <FILE>", "write the process id there just before it serves")
     .option("--verbose", "what the backends do, and stack traces")
     .addHelpText("after", () => `\n${knobHelp()}\n${examples}`)
     .action(async (options: DaemonOptions) => {
