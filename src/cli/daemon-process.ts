@@ -6,6 +6,7 @@
  */
 import { type ChildProcess, fork } from "node:child_process";
 import { existsSync, mkdirSync } from "node:fs";
+import { Spare } from "../daemon/spare.ts";
 import { type GuestProcess, Supervisor } from "../daemon/supervisor.ts";
 import { siblingModule } from "../io/sibling.ts";
 import { systemClock } from "../util/clock.ts";
@@ -67,18 +68,18 @@ async function oneProcess(settings: DaemonSettings, domain: Domain): Promise<Ser
 }
 
 async function manyProcesses(settings: DaemonSettings, domain: Domain): Promise<Service> {
-  let spare: GuestChild | undefined = new GuestChild(settings);
-  await spare.ready;
+  const first = new GuestChild(settings);
+  await first.ready;
   // It has said why.
-  if (!spare.alive) throw new Error(`a process for guests ${await spare.ended}`);
+  if (!first.alive) throw new Error(`a process for guests ${await first.ended}`);
+  const spare = new Spare(first, () => new GuestChild(settings), systemClock);
   const supervisor = await Supervisor.start({
     store: domain.store,
     roots: settings.kinds.map((kind) => `/local/domain/${domain.id}/backend/${kind}`),
     clock: systemClock,
     start: (domid) => {
-      const child = spare?.alive ? spare : new GuestChild(settings);
+      const child = spare.take();
       child.serve(domid);
-      spare = new GuestChild(settings);
       return child;
     },
     onnote: (message) => void process.stderr.write(`vbdkit: ${message}\n`),
@@ -90,10 +91,8 @@ async function manyProcesses(settings: DaemonSettings, domain: Domain): Promise<
       return await child.ask(question);
     },
     async [Symbol.asyncDispose]() {
-      const waiting = spare;
-      spare = undefined;
       await supervisor[Symbol.asyncDispose]();
-      await waiting?.leave();
+      await spare[Symbol.asyncDispose]();
     },
   };
 }
