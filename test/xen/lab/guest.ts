@@ -8,7 +8,8 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { Lab, Outcome, RunOptions } from "./lab.ts";
 
 const POLL_MILLISECONDS = 100;
-const WAIT_LIMIT_SECONDS = 240;
+/** GRUB reads a kernel in half a minute, and in some where others use the machine. */
+const WAIT_LIMIT_SECONDS = 600;
 const COMMAND_LIMIT_SECONDS = 180;
 /** A terminal takes 4095 bytes as a line. */
 const PIECE_LENGTH = 3000;
@@ -24,6 +25,8 @@ export interface GuestOptions {
   /** "tools" (the default) is dom0's root file system, on the read-only disk xvdz that dom0's kernel serves, with memory
    * over it; "/dev/xvda" an ext4 file system with /bin/busybox; "memory" nothing but busybox. */
   readonly root?: string;
+  /** The disk xvdz, where something other than dom0's kernel is to serve it. */
+  readonly rootDisk?: string;
   /** Further words of the kernel's command line. */
   readonly linux?: string;
   /** Further lines of xl.cfg(5). */
@@ -32,34 +35,63 @@ export interface GuestOptions {
 
 export class Guest implements AsyncDisposable {
   readonly name: string;
-  readonly domid: number;
   readonly #lab: Lab;
-  /** Where the log of its console began: an earlier guest may have had the name. */
-  readonly #consoleStart: number;
+  #domid: number;
+  /** What earlier lives printed: each domain that it was has a log. */
+  #earlier = "";
+  #log: ConsoleLog;
   #lastJob = 0;
 
-  private constructor(lab: Lab, name: string, domid: number, consoleStart: number) {
+  private constructor(lab: Lab, name: string, domid: number, log: ConsoleLog) {
     this.#lab = lab;
     this.name = name;
-    this.domid = domid;
-    this.#consoleStart = consoleStart;
+    this.#domid = domid;
+    this.#log = log;
   }
 
   /** Makes the guest and lets it run. */
   static async create(lab: Lab, options: GuestOptions): Promise<Guest> {
     const { name } = options;
     const tools = (options.root ?? "tools") === "tools" && options.kind !== "grub";
-    if (tools) await lab.check("modprobe xen-blkback");
-    const consoleStart = consoleText(lab, name).length;
+    if (tools && options.rootDisk === undefined) await lab.check("modprobe xen-blkback");
+    const log = new ConsoleLog(lab, name);
     await lab.check(`cat >/run/xen/${name}.cfg <<'EOF'\n${configuration(options, tools)}EOF`);
     await lab.check(`xl create /run/xen/${name}.cfg`);
     const domid = Number(await lab.check(`xl domid ${name}`));
-    return new Guest(lab, name, domid, consoleStart);
+    return new Guest(lab, name, domid, log);
+  }
+
+  /** Another after each move. */
+  get domid(): number {
+    return this.#domid;
   }
 
   /** What it has printed since its creation. */
   get console(): string {
-    return consoleText(this.#lab, this.name).slice(this.#consoleStart);
+    return this.#earlier + this.#log.text;
+  }
+
+  /** Has it saved in a file of dom0; it does not run until it is restored. */
+  async save(file: string): Promise<void> {
+    await this.#lab.check(`xl save ${this.name} ${file}`);
+  }
+
+  async restore(file: string): Promise<void> {
+    await this.#move(new ConsoleLog(this.#lab, this.name), `xl restore ${file}`);
+  }
+
+  /** Migrates it to the host that it is on. */
+  async migrate(): Promise<void> {
+    // Its name while both are there.
+    const log = new ConsoleLog(this.#lab, `${this.name}--incoming`);
+    await this.#move(log, `xl migrate -s '' ${this.name} 'xl migrate-receive'`);
+  }
+
+  async #move(log: ConsoleLog, command: string): Promise<void> {
+    await this.#lab.check(command);
+    this.#earlier += this.#log.text;
+    this.#log = log;
+    this.#domid = Number(await this.#lab.check(`xl domid ${this.name}`));
   }
 
   /** Resolves with what the console matches, once it does. */
@@ -68,6 +100,7 @@ export class Guest implements AsyncDisposable {
     for (;;) {
       const match = pattern.exec(this.console);
       if (match !== null) return match;
+      if (!existsSync(this.#lab.folder)) throw new Error("the lab has ended");
       if (performance.now() > end) {
         throw new Error(`no ${pattern} from ${this.name} in ${seconds} s:\n${this.console}`);
       }
@@ -111,14 +144,29 @@ export class Guest implements AsyncDisposable {
   }
 }
 
-function consoleText(lab: Lab, name: string): string {
-  const file = join(lab.folder, "console", `guest-${name}.log`);
-  return existsSync(file) ? readFileSync(file, "utf8").replaceAll("\r", "") : "";
+/** What domains of a name print from now on: earlier ones may have had it. */
+class ConsoleLog {
+  readonly #file: string;
+  readonly #start: number;
+
+  constructor(lab: Lab, name: string) {
+    this.#file = join(lab.folder, "console", `guest-${name}.log`);
+    this.#start = this.#all.length;
+  }
+
+  get text(): string {
+    return this.#all.slice(this.#start);
+  }
+
+  get #all(): string {
+    return existsSync(this.#file) ? readFileSync(this.#file, "utf8").replaceAll("\r", "") : "";
+  }
 }
 
 function configuration(options: GuestOptions, tools: boolean): string {
   const { name, kind = "pv", vcpus = 1, mebibytes = 192, disks = [], root = "tools" } = options;
-  const all = tools ? [...disks, "vdev=xvdz,access=ro,target=/dev/vda"] : disks;
+  const { rootDisk = "vdev=xvdz,access=ro,target=/dev/vda" } = options;
+  const all = tools ? [...disks, rootDisk] : disks;
   const folder = "/usr/lib/xen-lab";
   const lines = [
     `name = "${name}"`,
