@@ -7,7 +7,7 @@
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, globSync } from "node:fs";
-import { mkdir, mkdtemp, readdir, rename, rm, symlink } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, rename, rm, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
 
@@ -59,12 +59,18 @@ export interface UnpackedSystem {
 /**
  * The packages and all that they need, whatever this machine has. Nothing of it has run: there are no users, no links of
  * update-alternatives, no ld.so.cache.
+ *
+ * @param release - of Debian, by its code name; absent for that of this machine.
  */
-export async function unpackedSystem(names: readonly string[]): Promise<UnpackedSystem> {
-  const key = createHash("sha256").update(names.join("\n")).digest("hex").slice(0, 16);
+export async function unpackedSystem(
+  names: readonly string[],
+  release?: string,
+): Promise<UnpackedSystem> {
+  const what = release === undefined ? names : [release, ...names];
+  const key = createHash("sha256").update(what.join("\n")).digest("hex").slice(0, 16);
   const root = join(CACHE, `system-${key}`);
   // To apt nothing is installed here.
-  if (!existsSync(root)) await fetch(names, root, ["-o", "Dir::State::status=/dev/null"]);
+  if (!existsSync(root)) await fetch(names, root, ["-o", "Dir::State::status=/dev/null"], release);
   const path = (name: string) => existing(names.join(", "), root, name);
   return {
     root,
@@ -93,6 +99,7 @@ async function fetch(
   names: readonly string[],
   root: string,
   options: readonly string[],
+  release?: string,
 ): Promise<void> {
   await mkdir(CACHE, { recursive: true });
   const work = await mkdtemp(join(CACHE, ".fetch-"));
@@ -100,12 +107,15 @@ async function fetch(
     const archives = join(work, "archives");
     await mkdir(archives);
     try {
+      if (release !== undefined) throw new Error("the machine's lists are of its own release");
       await download(names, archives, options);
     } catch {
       // No lists, or older than the archive. Lists of our own need no rights; the machine's stay as they are.
-      const lists = ["lists", "cache"].map((name) => join(CACHE, "../apt", name));
+      const apt = join(CACHE, "../apt", release ?? "");
+      const lists = ["lists", "cache"].map((name) => join(apt, name));
       for (const folder of lists) await mkdir(join(folder, "partial"), { recursive: true });
       const own = ["-o", `Dir::State::lists=${lists[0]}`, "-o", `Dir::Cache=${lists[1]}`];
+      if (release !== undefined) own.push(...(await sourcesOf(release, join(apt, "sources.list"))));
       await run("apt-get", ["update", "-qq", ...NO_SANDBOX, ...own]);
       await download(names, archives, [...options, ...own]);
     }
@@ -126,6 +136,22 @@ async function fetch(
   } finally {
     await rm(work, { recursive: true, force: true });
   }
+}
+
+/** Has apt look for packages of another release where the machine gets its own. */
+async function sourcesOf(release: string, file: string): Promise<string[]> {
+  const { stdout } = await run("apt-get", [
+    ...["indextargets", "--no-release-info", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)"],
+    "Created-By: Packages",
+  ]);
+  // Not the updates, nor what others than Debian keep for it.
+  const words = stdout.split("\n").map((line) => line.split(" "));
+  const [mirror] =
+    words.find(([, name, part]) => /^[a-z]+$/.test(name ?? "") && part === "main") ?? [];
+  if (mirror === undefined) throw new Error("apt's sources name no release of Debian");
+  const keys = "/usr/share/keyrings/debian-archive-keyring.gpg";
+  await writeFile(file, `deb [signed-by=${keys}] ${mirror} ${release} main\n`);
+  return ["-o", `Dir::Etc::sourcelist=${file}`, "-o", "Dir::Etc::sourceparts=-"];
 }
 
 /** Fetches the packages, and those that they need and this machine (or what `options` take for it) does not have. */

@@ -34,8 +34,12 @@ const IMAGES_KEPT = 6;
 /** Making them takes minutes. */
 const UNFINISHED_LIMIT_MILLISECONDS = 3_600_000;
 
-/** Of dom0, and (the last three) of the host; what they need comes with them. */
-const packages = [
+/** Versions of Xen, and the releases of Debian that have them; the machine's own needs no name. */
+const releases = { "4.14": "bullseye", "4.17": undefined, "4.20": "trixie" } as const;
+export type XenVersion = keyof typeof releases;
+
+/** Of dom0; what they need comes with them. */
+const dom0Packages = [
   "bash",
   "busybox-static",
   "coreutils",
@@ -49,13 +53,16 @@ const packages = [
   "qemu-system-xen",
   "strace",
   "util-linux",
-  "xen-hypervisor-4.17-amd64",
-  "xen-utils-4.17",
-  "xenstore-utils",
-  "qemu-system-x86",
-  "squashfs-tools",
-  "xz-utils",
 ];
+const packagesOf = (xen: XenVersion) => [
+  // It is a part of the next there.
+  ...dom0Packages.filter((name) => xen !== "4.14" || name !== "qemu-system-xen"),
+  `xen-hypervisor-${xen}-amd64`,
+  `xen-utils-${xen}`,
+  "xenstore-utils",
+];
+/** Of the host, whatever Xen there is. */
+const hostPackages = ["qemu-system-x86", "squashfs-tools", "xz-utils"];
 /** What the first root of dom0 loads to find the second. */
 const dom0BootModules = [
   "virtio_pci",
@@ -111,11 +118,21 @@ export interface LabImages {
 }
 
 /** Everything the lab boots from; a matter of minutes the first time, of nothing later. */
-export async function labImages(say: (line: string) => void = () => {}): Promise<LabImages> {
-  const folder = join(CACHE, key());
+export async function labImages(
+  say: (line: string) => void = () => {},
+  xen: XenVersion = "4.17",
+): Promise<LabImages> {
+  const folder = join(CACHE, key(xen));
   if (!existsSync(folder)) say("Fetching and packing what the Xen lab boots from ...");
-  const system = await unpackedSystem(packages);
-  if (!existsSync(folder)) await make(system, folder);
+  const system = await unpackedSystem([...packagesOf("4.17"), ...hostPackages]);
+  if (!existsSync(folder)) {
+    const release = releases[xen];
+    await make(
+      system,
+      release === undefined ? system : await unpackedSystem(packagesOf(xen), release),
+      folder,
+    );
+  }
   await tidy(folder);
   return {
     system,
@@ -126,8 +143,8 @@ export async function labImages(say: (line: string) => void = () => {}): Promise
   };
 }
 
-function key(): string {
-  const hash = createHash("sha256");
+function key(xen: XenVersion): string {
+  const hash = createHash("sha256").update(xen);
   const sources = ["cpio.ts", "images.ts", "kernel.ts", "root/*", "guest/*"];
   for (const name of globSync(sources, { cwd: import.meta.dirname }).sort()) {
     hash.update(`${name}\n`).update(readFileSync(join(import.meta.dirname, name)));
@@ -153,7 +170,8 @@ async function tidy(used: string): Promise<void> {
   }
 }
 
-async function make(system: UnpackedSystem, folder: string): Promise<void> {
+/** Makes them of a system, with programs of the host's. */
+async function make(host: UnpackedSystem, system: UnpackedSystem, folder: string): Promise<void> {
   await mkdir(CACHE, { recursive: true });
   const work = await mkdtemp(join(CACHE, ".make-"));
   try {
@@ -163,10 +181,10 @@ async function make(system: UnpackedSystem, folder: string): Promise<void> {
     const file = (pattern: string) =>
       readFileSync(join(boot, globSync(pattern, { cwd: boot })[0]!));
     const version = readdirSync(system.path("usr/lib/modules"))[0]!;
-    const modules = new KernelModules(system.path(`usr/lib/modules/${version}`));
+    const modules = new KernelModules(system.path(`usr/lib/modules/${version}`), host);
     const busybox = readFileSync(system.path("usr/bin/busybox"));
 
-    const vmlinux = extractVmlinux(file("vmlinuz-*"), system);
+    const vmlinux = extractVmlinux(file("vmlinuz-*"), host);
     await writeFile(join(images, "xen"), gunzipSync(file("xen-*.gz")));
     await writeFile(join(images, "vmlinux"), vmlinux);
     await writeFile(
@@ -185,7 +203,7 @@ async function make(system: UnpackedSystem, folder: string): Promise<void> {
         agent: "guest/agent",
       }),
     );
-    await pack(system, root, join(images, "root.squashfs"));
+    await pack(host, root, join(images, "root.squashfs"));
     await rename(images, folder).catch((error: NodeJS.ErrnoException) => {
       if (error.code !== "ENOTEMPTY" && error.code !== "EEXIST") throw error;
     });

@@ -56,25 +56,31 @@ interface KernelModule {
 /** The modules of a kernel package, and what depmod(8) would say of a choice of them. */
 export class KernelModules {
   readonly #folder: string;
+  readonly #system: UnpackedSystem;
   readonly #paths: ReadonlyMap<string, string>;
+  /** What is a module elsewhere, and a part of this kernel. */
+  readonly #builtIn: ReadonlySet<string>;
   readonly #known = new Map<string, KernelModule>();
 
-  /** @param folder - lib/modules/VERSION of the package. */
-  constructor(folder: string) {
+  /**
+   * @param folder - lib/modules/VERSION of the package.
+   * @param system - whose programs unpack modules that are compressed.
+   */
+  constructor(folder: string, system: UnpackedSystem) {
     this.#folder = folder;
+    this.#system = system;
+    const builtIn = readFileSync(join(folder, "modules.builtin"), "utf8").trim().split("\n");
+    this.#builtIn = new Set(builtIn.map((path) => nameOf(path)));
     this.#paths = new Map(
-      globSync("kernel/**/*.ko", { cwd: folder }).map((path) => [
-        canonical(basename(path, ".ko")),
-        path,
-      ]),
+      globSync("kernel/**/*.ko{,.xz}", { cwd: folder }).map((path) => [nameOf(path), path]),
     );
   }
 
-  /** These and what they need, each after what it needs. */
+  /** These and what they need (but what the kernel has in itself), each after what it needs. */
   withNeeds(names: readonly string[]): readonly KernelModule[] {
     const chosen = new Map<string, KernelModule>();
     const choose = (name: string): void => {
-      if (chosen.has(name)) return;
+      if (chosen.has(name) || this.#builtIn.has(name)) return;
       const module = this.#read(name);
       for (const need of module.needs) choose(need);
       chosen.set(name, module);
@@ -108,12 +114,13 @@ export class KernelModules {
     if (known !== undefined) return known;
     const path = this.#paths.get(name);
     if (path === undefined) throw new Error(`the kernel has no module ${name}`);
-    const content = readFileSync(join(this.#folder, path));
+    const file = readFileSync(join(this.#folder, path));
+    const content = path.endsWith(".xz") ? decompress(file, this.#system) : file;
     const information = content.toString("latin1");
     const needs = /\0depends=([^\0]*)\0/.exec(information)?.[1]?.split(",") ?? [];
     const module = {
       name,
-      path,
+      path: path.replace(/\.xz$/, ""),
       content,
       needs: needs.filter((need) => need !== "").map(canonical),
       aliases: [...information.matchAll(/\0alias=([^\0]*)/g)].map((match) => match[1]!),
@@ -121,6 +128,10 @@ export class KernelModules {
     this.#known.set(name, module);
     return module;
   }
+}
+
+function nameOf(path: string): string {
+  return canonical(basename(path).replace(/\.ko.*/, ""));
 }
 
 /** To the kernel "xen-blkback" and "xen_blkback" are one name. */

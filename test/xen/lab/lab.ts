@@ -16,7 +16,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { keepCompiled, packCheckout } from "./checkout.ts";
-import { type LabImages, labImages } from "./images.ts";
+import { type LabImages, labImages, type XenVersion } from "./images.ts";
 
 const FOLDERS = join(tmpdir(), "vbdkit-lab-");
 /** Seven seconds on a machine of 2022 with nothing else to do. */
@@ -47,6 +47,8 @@ export interface LabOptions {
   /** An instruction takes two nanoseconds, so that a host that is busy makes nothing late; else time is the host's. For
    * guests with one processor: several become slow. */
   readonly steadyTime?: boolean;
+  /** Of Xen, with the Linux of the Debian release that has it; "4.17" if absent. */
+  readonly version?: XenVersion;
   /** Further words of Xen's command line. */
   readonly xen?: string;
   /** Further words of dom0's kernel command line. */
@@ -87,7 +89,7 @@ export class Lab implements AsyncDisposable {
   }
 
   static async boot(options: LabOptions = {}): Promise<Lab> {
-    const images = await labImages();
+    const images = await labImages(undefined, options.version);
     await removeFoldersOfTheDead();
     const folder = await mkdtemp(`${FOLDERS}${process.pid}-`);
     await mkdir(join(folder, "jobs"));
