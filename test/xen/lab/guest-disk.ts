@@ -1,6 +1,6 @@
 /**
  * Disks with a file system that a guest of the lab has as its root. One that GRUB boots from has a kernel, too, where
- * Debian's GRUB for Xen looks: /boot/grub/grub.cfg on any disk.
+ * Debian's GRUB for Xen looks: /boot/grub/grub.cfg on any disk. xl shutdown ends its guest with a clean file system.
  */
 import type { Lab } from "./lab.ts";
 
@@ -18,7 +18,7 @@ export async function makeGuestDisk(lab: Lab, image: string, device: string): Pr
     set -e
     tree=$(mktemp --directory)
     cd $tree
-    mkdir -p bin boot/grub dev proc root run sys tmp
+    mkdir -p bin boot/grub dev proc root run sbin sys tmp
     cp /usr/bin/busybox bin/
     cp /usr/lib/xen-lab/vmlinux /usr/lib/xen-lab/guest-initramfs boot/
     cat >boot/grub/grub.cfg <<'EOF'
@@ -26,6 +26,13 @@ linux /boot/vmlinux console=hvc0 quiet lab.root=${device}
 initrd /boot/guest-initramfs
 boot
 EOF
-    mke2fs -q -t ext4 -d $tree ${image} ${DISK_MEBIBYTES}M
+    # What the kernel runs when the toolstack asks for a shutdown; an init would do no more.
+    cat >sbin/poweroff <<'EOF'
+#!/bin/busybox sh
+/bin/busybox mount -o remount,ro /
+exec /bin/busybox poweroff -f
+EOF
+    chmod +x sbin/poweroff
+    mke2fs -q -t ext4 -b 4096 -d $tree ${image} ${DISK_MEBIBYTES}M
     rm -r $tree`);
 }
