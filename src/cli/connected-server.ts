@@ -57,8 +57,20 @@ export async function startConnected(
   const device = stack.use(await openDevice(domain, target, options, { limits, signal }));
   const { store } = device;
   const lost = Promise.withResolvers<Error>();
-  store.subscribe({ failed: lost.resolve });
-  const nbd = stack.use(new NbdServer([], { reactor: domain.reactor }));
+  let flushes = true;
+  store.subscribe({
+    failed: (error) => {
+      flushes = false;
+      lost.resolve(error);
+    },
+  });
+  const nbd = new NbdServer([], { reactor: domain.reactor });
+  stack.defer(() =>
+    nbd.close().catch((error: unknown) => {
+      // What cannot be flushed any more has been told of.
+      if (flushes) throw error;
+    }),
+  );
   const name = options.exportName ?? "";
   const readOnly = options.readonly === true;
   nbd.add({ name, store, description: target.text, readOnly });

@@ -102,6 +102,7 @@ test("a device that could not be had leaves nothing, whatever stood against it",
   abort.abort(why);
   assert.equal(await waits, why);
   await assert.rejects(HostFrontend.make(dom0, { ...tap, target: "bad" }), /bad: is no disk/);
+  await assert.rejects(HostFrontend.make(dom0, { ...tap, target: "nowhere.img" }), /nowhere\.img/);
   await assert.rejects(HostFrontend.make(guest, { ...tap, backendDomid: 0 }), {
     code: "EACCES",
     message: /only the toolstack's domain/,
