@@ -64,6 +64,9 @@ export async function startConnected(
       lost.resolve(error);
     },
   });
+  const leftovers = stack.use(new Leftovers(undefined));
+  // It can go when the socket in it has gone.
+  const folder = stack.use(new MachineFolder(undefined));
   const nbd = new NbdServer([], { reactor: domain.reactor });
   stack.defer(() =>
     nbd.close().catch((error: unknown) => {
@@ -74,8 +77,6 @@ export async function startConnected(
   const name = options.exportName ?? "";
   const readOnly = options.readonly === true;
   nbd.add({ name, store, description: target.text, readOnly });
-  const leftovers = stack.use(new Leftovers(undefined));
-  const folder = stack.use(new MachineFolder(undefined));
   const address = await listen(nbd, place, () => privateFolder(folder, leftovers), leftovers);
   if (options.pidfile !== undefined) stack.use(takePidfile(options.pidfile));
   return new ConnectedServer(

@@ -45,7 +45,7 @@ test("a disk of Linux's blkback is served until SIGTERM, and then its nodes are 
   server.signal("TERM");
   const { status, stderr } = await server.outcome;
   assert.deepEqual([status, stderr], [0, ""]);
-  const left = `xenstore-ls /local/domain/0/backend/vbd; xenstore-ls /local/domain/0/device/vbdkit; losetup -d /dev/loop0`;
+  const left = `xenstore-ls /local/domain/0/backend/vbd; xenstore-ls /local/domain/0/device/vbdkit; losetup -d /dev/loop0; ls -d /tmp/vbdkit-* 2>/dev/null || true`;
   assert.equal(await lab.check(left), "");
 });
 
