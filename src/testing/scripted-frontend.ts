@@ -74,9 +74,17 @@ export class ScriptedFrontend implements AsyncDisposable {
   #peer = 0;
   #id = 0;
 
-  constructor(domain: Domain, paths: VbdPaths) {
+  readonly #patienceMilliseconds: number;
+
+  /** Waits for so long (5 seconds) for whatever the backend has to do. */
+  constructor(
+    domain: Domain,
+    paths: VbdPaths,
+    patienceMilliseconds: number = PATIENCE_MILLISECONDS,
+  ) {
     this.domain = domain;
     this.paths = paths;
+    this.#patienceMilliseconds = patienceMilliseconds;
   }
 
   /** The first ring. */
@@ -109,7 +117,7 @@ export class ScriptedFrontend implements AsyncDisposable {
         return states.includes(state) ? true : undefined;
       },
       () => `the backend stays in ${stateName(state)}, not ${states.join(" or ")}`,
-      PATIENCE_MILLISECONDS,
+      this.#patienceMilliseconds,
     );
   }
 
@@ -300,12 +308,12 @@ export class ScriptedFrontend implements AsyncDisposable {
     const { ring, channel } = this.rings[queue]!;
     const response = new BlkifResponse();
     while (this.#waits && ring.pending() === 0) {
-      if (!ring.finalCheck()) await nextEvent(channel);
+      if (!ring.finalCheck()) await nextEvent(channel, this.#patienceMilliseconds);
     }
     await until(
       () => (ring.pending() < 1 ? undefined : true),
       () => "no response",
-      PATIENCE_MILLISECONDS,
+      this.#patienceMilliseconds,
     );
     ring.consume(response);
     return response;
@@ -349,10 +357,10 @@ export class ScriptedFrontend implements AsyncDisposable {
   }
 }
 
-async function nextEvent(channel: EventChannel): Promise<void> {
+async function nextEvent(channel: EventChannel, milliseconds: number): Promise<void> {
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   const late = () => reject(new Error("no event, though one was asked for"));
-  const timer = setTimeout(late, PATIENCE_MILLISECONDS);
+  const timer = setTimeout(late, milliseconds);
   channel.onevent = resolve;
   try {
     await promise;
