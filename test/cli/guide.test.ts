@@ -1,4 +1,5 @@
-/** The pages of docs/guide do what they say: their commands are run in their order, by one shell, as a reader would. */
+/** The pages of docs/guide do what they say: their commands are run in their order, by one shell, as a reader would. Those
+ * that need a Xen are run there (test/xen/lab/all/guide.test.ts). */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { chmodSync, globSync, readFileSync, writeFileSync } from "node:fs";
@@ -24,7 +25,8 @@ await_server() {
 }
 `;
 
-for (const page of globSync("docs/guide/*.md", { cwd: root }).sort()) {
+const pages = globSync("docs/guide/*.md", { cwd: root }).sort();
+for (const page of pages.filter((name) => readPage(name).includes("\n```sh\n"))) {
   test(`the commands of ${page} run`, async () => {
     await using folder = await temporaryFolder();
     await using tools = await temporaryFolder();
@@ -33,9 +35,7 @@ for (const page of globSync("docs/guide/*.md", { cwd: root }).sort()) {
       `#!/bin/sh\nexec ${quote(process.execPath)} ${quote(join(root, "bin/vbdkit.js"))} "$@"\n`,
     );
     chmodSync(tools.file("vbdkit"), 0o755);
-    const blocks = [
-      ...readFileSync(join(root, page), "utf8").matchAll(/^```(.*)\n([\s\S]*?)^```$/gm),
-    ];
+    const blocks = [...readPage(page).matchAll(/^```(.*)\n([\s\S]*?)^```$/gm)];
     const script = blocks.map(([, kind, commands]) => {
       if (kind === "sh") return `set -x\n${commands}{ set +x; } 2>/dev/null\n`;
       assert.equal(kind, "sh server", `${page} has a block of another kind`);
@@ -55,4 +55,8 @@ for (const page of globSync("docs/guide/*.md", { cwd: root }).sort()) {
     assert.match(stdout, /finished\n$/);
     assert.ok(blocks.length > 1);
   });
+}
+
+function readPage(page: string): string {
+  return readFileSync(join(root, page), "utf8");
 }

@@ -1,0 +1,31 @@
+/** The commands of docs/guide/xen-host.md, run in dom0 in their order, as a reader would. */
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import { Guest } from "../guest.ts";
+import { Lab } from "../lab.ts";
+
+const page = join(import.meta.dirname, "../../../../docs/guide/xen-host.md");
+const serving = /serves vbd3 of domain 0/;
+
+test("the commands of the guide for a Xen host run in dom0", async () => {
+  const blocks = [...readFileSync(page, "utf8").matchAll(/^```sh dom0(.*)\n([\s\S]*?)^```$/gm)];
+  assert.ok(blocks.length > 4);
+  await using lab = await Lab.boot();
+  await using _web = await Guest.create(lab, { name: "web", root: "memory" });
+  await using servers = new AsyncDisposableStack();
+  for (const [, kind, commands] of blocks) {
+    if (kind === "") {
+      await lab.check(`set -e\n${commands}`, { timeout: 300 });
+      continue;
+    }
+    assert.equal(kind, " server");
+    const server = servers.use(await lab.start(`exec ${commands}`));
+    while (!serving.test(server.output.stdout)) {
+      assert.equal(server.output.stderr, "");
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+  }
+  assert.equal(await lab.check("xenstore-ls /local/domain/0/backend/vbd3"), "");
+});
