@@ -10,13 +10,13 @@ import type { Scratch } from "../harness/scratch.ts";
 const OURS = "vbdkit";
 const THEIRS = "xenstored";
 
-/** Name, what the load calls it, clients, what is counted, and what it is. */
+/** Name, what the load calls it, clients, the aim, what is counted, and what it is. */
 const loads = [
-  ["ping-1", "ping", 1, "requests/s", "READ and WRITE in turn, 1 client"],
-  ["ping-8", "ping", 8, "requests/s", "READ and WRITE in turn, 8 clients"],
-  ["transaction-1", "transaction", 1, "transactions/s", "START, READ, WRITE, END, 1 client"],
-  ["transaction-8", "transaction", 8, "transactions/s", "START, READ, WRITE, END, 8 clients"],
-  ["watch-7", "watch", 8, "events/s", "events of one node, 7 watches"],
+  ["ping-1", "ping", 1, 0.9, "requests/s", "READ and WRITE in turn, 1 client"],
+  ["ping-8", "ping", 8, 1, "requests/s", "READ and WRITE in turn, 8 clients"],
+  ["transaction-1", "transaction", 1, 1, "transactions/s", "START, READ, WRITE, END, 1 client"],
+  ["transaction-8", "transaction", 8, 1, "transactions/s", "START, READ, WRITE, END, 8 clients"],
+  ["watch-7", "watch", 8, 1, "events/s", "events of one node, 7 watches"],
 ] as const;
 
 export const xenstore: Group = {
@@ -24,11 +24,11 @@ export const xenstore: Group = {
   summary: "our xenstore daemon beside Xen's own, under the same load",
   columns: [OURS, THEIRS],
   rows: loads.map(
-    ([name, mode, clients, unit, summary]): Row => ({
+    ([name, mode, clients, least, unit, summary]): Row => ({
       name,
       summary,
       unit,
-      aims: [{ against: [THEIRS] }],
+      aims: [{ against: [THEIRS], least }],
       open: (scratch) => openRow(scratch, mode, clients),
     }),
   ),
