@@ -46,8 +46,8 @@ export const plantedBugs: readonly PlantedBug[] = [
   {
     name: "the answer before the pages are unmapped",
     file: "src/block/backend/queue.ts",
-    from: "    this.#cache.unmap(slot.pages);\n    this.#inFlight--;",
-    to: "    const pages = slot.pages; slot.pages = Object.assign(new (pages.constructor as any)(pages.capacity)); setImmediate(() => this.#cache.unmap(pages));\n    this.#inFlight--;",
+    from: "    const given = this.#giveBackPages(slot, errno);\n    this.#inFlight--;",
+    to: "    const given = true; const pages = slot.pages; slot.pages = Object.assign(new (pages.constructor as any)(pages.capacity)); setImmediate(() => this.#cache.unmap(pages));\n    this.#inFlight--;",
   },
   {
     name: "padding of answers that is not zeroed",
