@@ -1,5 +1,5 @@
-/** What `vbdkit serve`, `vbdkit machine` and `vbdkit connect` say when they run: what there is, what was negotiated, and things to try that
- * work as pasted. */
+/** What `vbdkit serve`, `vbdkit machine` and `vbdkit connect` say when they run: what there is, what was negotiated, and
+ * things to try that work as pasted. */
 
 import { existsSync, realpathSync } from "node:fs";
 import { delimiter, isAbsolute, join, sep } from "node:path";

@@ -9,7 +9,7 @@ import { formatSize } from "../../util/size.ts";
 import { copyDisk } from "../copy-disk.ts";
 import { checkName, splitDisk } from "../disks.ts";
 import { UsageError } from "../errors.ts";
-import { print, printJson } from "../output.ts";
+import { print, printJson, printNote } from "../output.ts";
 import { Progress } from "../progress.ts";
 import { StopSignal } from "../signals.ts";
 import { makeSparse } from "../sparse-file.ts";
@@ -109,9 +109,7 @@ async function copyToDisk(
     const { copied } = await copyDisk(source, target, {
       targetIsZero: made || options.targetIsZero === true,
       signal,
-      onunlisted: ({ message }) => {
-        process.stderr.write(`vbdkit: note: ${from} is read whole, holes too: ${message}\n`);
-      },
+      onunlisted: ({ message }) => printNote(`${from} is read whole, holes too: ${message}`),
       onprogress: (done) => progress.update(done),
     });
     const seconds = (performance.now() - began) / 1000;

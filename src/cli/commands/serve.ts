@@ -12,6 +12,7 @@ import {
   type ListenOptions,
   type RunOptions,
 } from "../options.ts";
+import { printNote } from "../output.ts";
 import { runServer } from "../run-server.ts";
 import type { ServeDiskOptions } from "../serve-disks.ts";
 
@@ -68,7 +69,7 @@ async function defaultDisk(): Promise<string> {
   const { path, bytes } = DEFAULT_DISK;
   const { makeSparse } = await import("../sparse-file.ts");
   if (await makeSparse(path, bytes)) {
-    process.stderr.write(`vbdkit: note: made ${resolve(path)}, ${formatSize(bytes)} of holes\n`);
+    printNote(`made ${resolve(path)}, ${formatSize(bytes)} of holes`);
   }
   return path;
 }
