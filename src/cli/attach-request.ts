@@ -29,7 +29,7 @@ export interface AttachRequest extends AttachSettings {
 }
 
 /** What the options say of both ends. */
-interface AttachSettings {
+export interface AttachSettings {
   readonly link: Link;
   readonly engine: EngineChoice;
   readonly backend: Partial<BackendLimits>;

@@ -101,7 +101,7 @@ function describeDisk({ disk, vdev, uri, store, attachment }: ServedDiskInfo): s
   return [paint("bold", `${vdev}  ${disk}  ${size}`), table(rows, "  ")];
 }
 
-function describeRing(negotiated: Negotiated): string {
+export function describeRing(negotiated: Negotiated): string {
   const features = [
     negotiated.persistent && "persistent grants",
     negotiated.flush && "flush",
@@ -116,7 +116,8 @@ function describeRing(negotiated: Negotiated): string {
   return ring.join(", ");
 }
 
-const places = {
+/** Where the backend of each link is. */
+export const places = {
   thread: "this thread",
   worker: "a worker",
   process: "a process of its own",

@@ -2,6 +2,11 @@
 import { type Command, InvalidArgumentError, Option } from "commander";
 import type { Link } from "../index.ts";
 import type { EngineChoice } from "../store/block-store.ts";
+import { parseDuration } from "../util/duration.ts";
+import { parseSize } from "../util/size.ts";
+
+/** Nobody means more, and timers count in 31 bits. */
+const DAY_MILLISECONDS = 24 * 60 * 60 * 1000;
 
 /** Of `serve`, `machine` and `connect`: where the NBD server is. */
 export interface NbdOptions {
@@ -150,10 +155,32 @@ export function collect(value: string, previous: readonly string[] = []): string
   return [...previous, value];
 }
 
-function integer(minimum: number, maximum: number): (text: string) => number {
+export function integer(minimum: number, maximum: number): (text: string) => number {
   return (text) => {
     const value = Number(text);
     if (/^\d+$/.test(text) && value >= minimum && value <= maximum) return value;
     throw new InvalidArgumentError(`Write a number from ${minimum} to ${maximum}.`);
   };
+}
+
+/** Bytes, one at least. */
+export function size(text: string): number {
+  const bytes = parsed(text, parseSize);
+  if (bytes > 0) return bytes;
+  throw new InvalidArgumentError("Write bytes, or 4K, 1M.");
+}
+
+/** Milliseconds, up to a day. */
+export function duration(text: string): number {
+  const milliseconds = parsed(text, parseDuration);
+  if (milliseconds <= DAY_MILLISECONDS) return milliseconds;
+  throw new InvalidArgumentError("Write a time of a day at most.");
+}
+
+function parsed(text: string, parse: (text: string) => number): number {
+  try {
+    return parse(text);
+  } catch (error) {
+    throw new InvalidArgumentError(`${text}: ${(error as Error).message}.`);
+  }
 }

@@ -2,6 +2,7 @@
 import { Command, CommanderError } from "commander";
 import { didYouMean } from "../util/nearest.ts";
 import { attachCommand } from "./commands/attach.ts";
+import { benchCommand } from "./commands/bench.ts";
 import { completionCommand } from "./commands/completion.ts";
 import { connectCommand } from "./commands/connect.ts";
 import { copyCommand } from "./commands/copy.ts";
@@ -73,6 +74,7 @@ Try:
   program.addCommand(statsCommand());
   program.addCommand(topCommand());
   program.addCommand(copyCommand());
+  program.addCommand(benchCommand());
   program.addCommand(xenstoreCommand());
   program.addCommand(testCommand());
   program.addCommand(driversCommand());

@@ -19,3 +19,11 @@ export function parseDuration(text: string): number {
   if (milliseconds > MAXIMUM_MILLISECONDS) throw new Error("longer than 24 days");
   return milliseconds;
 }
+
+/** "62.3 µs", "1.02 ms", "5 s", of milliseconds: three digits at most, as long as it is below 1000 seconds. */
+export function formatDuration(milliseconds: number): string {
+  const [unit, size] =
+    milliseconds < 0.9995 ? ["µs", 1e-3] : milliseconds < 999.5 ? ["ms", 1] : ["s", 1000];
+  const value = milliseconds / Number(size);
+  return `${value >= 100 ? Math.round(value) : Number(value.toPrecision(3))} ${unit}`;
+}

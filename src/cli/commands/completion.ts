@@ -189,7 +189,9 @@ function fish(words: Words): string {
 
 /** What may follow a command, besides files. */
 function wordsOf(command: Words["commands"][number], words: Words): string {
-  const takesDisk = ["serve", "info", "copy", "drivers", "help"].includes(command.name);
+  const takesDisk = ["serve", "info", "copy", "bench", "test", "drivers", "help"].includes(
+    command.name,
+  );
   const filters = ["filters", "help"].includes(command.name) ? words.filters : [];
   return [...command.words, ...(takesDisk ? words.drivers : []), ...filters].join(" ");
 }
