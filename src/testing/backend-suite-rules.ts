@@ -12,7 +12,6 @@ import {
   type BlkifProtocol,
   type BlkifRequest,
 } from "../wire/blkif.ts";
-import { REQ_PROD } from "../wire/shared-ring.ts";
 import { type BackendBench, type BackendSuiteOptions, SECTORS_PER_PAGE } from "./backend-bench.ts";
 import type { BackendTest } from "./backend-suite.ts";
 import type { ScriptedFrontend } from "./scripted-frontend.ts";
@@ -202,10 +201,7 @@ async function everySlot(bench: BackendBench, protocol: BlkifProtocol): Promise<
 async function bogusIndex(bench: BackendBench): Promise<void> {
   for (const producer of [33, 100_000, -1]) {
     const frontend = await bench.connected();
-    const { region, start } = frontend.ringPages;
-    const at = region.bytes.byteOffset + start;
-    Atomics.store(new Int32Array(region.bytes.buffer, at, 4), REQ_PROD, producer);
-    frontend.channel.notify();
+    frontend.publishIndex(producer);
     const before = process.cpuUsage();
     await new Promise((resolve) => setTimeout(resolve, 100));
     const { user, system } = process.cpuUsage(before);

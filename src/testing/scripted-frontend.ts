@@ -15,7 +15,7 @@ import {
   IndirectSegments,
   indirectPageCount,
 } from "../wire/blkif.ts";
-import { RING_HEADER_WORDS } from "../wire/shared-ring.ts";
+import { REQ_PROD, RING_HEADER_WORDS } from "../wire/shared-ring.ts";
 import { type Domain, type EventChannel, type OwnPages, PAGE_SIZE } from "../xen/domain.ts";
 import type { VbdPaths } from "../xen/toolstack.ts";
 import { parseState, stateName, type XenbusState } from "../xen/xenbus.ts";
@@ -90,10 +90,6 @@ export class ScriptedFrontend implements AsyncDisposable {
   /** The first ring. */
   get ring(): FrontRing {
     return this.rings[0]!.ring;
-  }
-
-  get ringPages(): OwnPages {
-    return this.rings[0]!.pages;
   }
 
   get channel(): EventChannel {
@@ -271,6 +267,15 @@ export class ScriptedFrontend implements AsyncDisposable {
       if (this.#rubbish && request.operation === BLKIF_OP_INDIRECT) this.#fillUp(queue, request);
     }
     if (ring.publish()) channel.notify();
+    this.domain.reactor.soon();
+  }
+
+  /** Publishes an index of its choice as the end of its requests, possible or not. */
+  publishIndex(producer: number, queue = 0): void {
+    const { pages, channel } = this.rings[queue]!;
+    const { buffer, byteOffset } = pages.region.bytes;
+    Atomics.store(new Int32Array(buffer, byteOffset + pages.start, 4), REQ_PROD, producer);
+    channel.notify();
     this.domain.reactor.soon();
   }
 

@@ -136,7 +136,7 @@ export class XenbusDevice implements AsyncDisposable {
     while (this.#changed && !this.#disposed) {
       this.#changed = false;
       try {
-        const state = await this.#readOtherend();
+        const state = await this.readOtherend(this.domain.store);
         if (!this.#disposed) await this.#handler?.(state);
       } catch (error) {
         if (this.#disposed) return;
@@ -146,11 +146,11 @@ export class XenbusDevice implements AsyncDisposable {
     }
   }
 
-  /** A state that we may not read is unknown, as xenbus_read_driver_state has it: where the other end's directory is
-   * gone, so are our rights to it. */
-  async #readOtherend(): Promise<XenbusState> {
+  /** The other end's state. One that we may not read is unknown, as xenbus_read_driver_state has it: where the other
+   * end's directory is gone, so are our rights to it. */
+  async readOtherend(operations: XenStoreOperations): Promise<XenbusState> {
     try {
-      return parseState(await this.domain.store.read(`${this.otherendPath}/state`));
+      return parseState(await operations.read(`${this.otherendPath}/state`));
     } catch (error) {
       if ((error as { code?: unknown }).code !== "EACCES") throw error;
       return XenbusState.unknown;
@@ -163,7 +163,8 @@ export class XenbusDevice implements AsyncDisposable {
     this.#state = state;
     const write = async (within: XenStoreOperations) => {
       if ((await within.read(`${this.path}/state`)) === undefined) return;
-      await within.write(`${this.path}/state`, String(state));
+      // Where the transaction is run again, another state may have come meanwhile.
+      await within.write(`${this.path}/state`, String(this.#state));
     };
     if (operations === undefined) await this.domain.store.transaction(write);
     else await write(operations);
@@ -175,14 +176,16 @@ export class XenbusDevice implements AsyncDisposable {
     const message = error instanceof Error ? error.message : String(error);
     const text = typeof code === "string" ? `${code} ${message}` : message;
     const store = this.domain.store;
+    const state = this.#state;
     if ((await store.read(`${this.path}/state`).catch(() => undefined)) === undefined) return;
     const relative = this.path.replace(/^\/local\/domain\/\d+\//, "");
     await store.write(`${this.path}/error`, text).catch(() => {});
     await store
       .write(`/local/domain/${this.domain.id}/error/${relative}/error`, text)
       .catch(() => {});
-    // Whoever closed the device meanwhile has the last word.
-    if (this.#state !== XenbusState.closed) await this.switchState(XenbusState.closing);
+    // Whoever closed the device, or began it anew meanwhile, has the last word.
+    if (state !== XenbusState.closed && state === this.#state)
+      await this.switchState(XenbusState.closing);
   }
 
   /** Ends the watch and waits for the handler that runs. Writes nothing. */

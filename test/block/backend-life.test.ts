@@ -2,6 +2,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import type { Reactor } from "../../src/io/reactor.ts";
+import type { BlockStore } from "../../src/store/block-store.ts";
 import { openStore } from "../../src/store/registry.ts";
 import { shows } from "../../src/testing/index.ts";
 import { BLKIF_OP_READ, BLKIF_RSP_OKAY } from "../../src/wire/blkif.ts";
@@ -53,6 +55,79 @@ for (const state of [1, 3] as const) {
     assert.equal(await frontend.status(frontend.transfer(BLKIF_OP_READ, 0, 1)), BLKIF_RSP_OKAY);
   });
 }
+
+test("a frontend that begins anew while the backend is closing finds a backend that waits for it", async () => {
+  await using at = await backendWorld();
+  await at.frontend.connect(0);
+  await at.frontend.become(5);
+  await at.frontend.backendIs(5);
+  await at.frontend.become(1);
+  await at.frontend.backendIs(2);
+  assert.equal(at.dom0.grants.counters.mapped, 0);
+  await using again = new ScriptedFrontend(at.guest, at.paths);
+  await again.connect(0);
+  assert.equal(await again.status(again.transfer(BLKIF_OP_READ, 0, 1)), BLKIF_RSP_OKAY);
+  await again.close();
+});
+
+/** A disk that opens only when it is told to. */
+class SlowDisk {
+  readonly #asked = Promise.withResolvers<void>();
+  readonly #told = Promise.withResolvers<void>();
+
+  /** The backend wants it. */
+  get asked(): Promise<void> {
+    return this.#asked.promise;
+  }
+
+  open(): void {
+    this.#told.resolve();
+  }
+
+  readonly opener = async (reactor: Reactor): Promise<BlockStore> => {
+    this.#asked.resolve();
+    await this.#told.promise;
+    return await openStore(
+      { driver: "memory", parameters: { size: "1M" }, filters: [] },
+      { reactor },
+    );
+  };
+}
+
+test("a frontend that closes and begins anew while it is connected is not left waiting for InitWait", async () => {
+  const disk = new SlowDisk();
+  await using at = await backendWorld({ opener: disk.opener });
+  const { frontend } = at;
+  await frontend.become(6);
+  await frontend.backendIs(6);
+  await frontend.offer(0);
+  await disk.asked;
+  // The Closed that it sees is that of before.
+  await frontend.become(6);
+  await frontend.backendIs(6);
+  await frontend.become(1);
+  disk.open();
+  await using again = new ScriptedFrontend(at.guest, at.paths);
+  await again.connect(0);
+  assert.equal(await again.status(again.transfer(BLKIF_OP_READ, 0, 1)), BLKIF_RSP_OKAY);
+  await again.close();
+  assert.equal(at.dom0.grants.counters.mapped, 0);
+});
+
+test("a frontend whose successor makes another offer while the disk is opened is forgotten", async () => {
+  const disk = new SlowDisk();
+  await using at = await backendWorld({ opener: disk.opener });
+  await at.frontend.backendIs(2);
+  await at.frontend.offer(0);
+  await disk.asked;
+  await at.frontend.become(1);
+  await using again = new ScriptedFrontend(at.guest, at.paths);
+  await again.backendIs(2);
+  await again.offer(0);
+  disk.open();
+  await again.backendIs(4);
+  assert.equal(await again.status(again.transfer(BLKIF_OP_READ, 0, 1)), BLKIF_RSP_OKAY);
+});
 
 test("a frontend that thinks better of Closing gets the ring it shows then", async () => {
   await using at = await backendWorld();

@@ -150,12 +150,7 @@ test("a ring with an impossible index halts alone; the last one ends the vbd", a
   await using at = await backendWorld();
   const { frontend } = at;
   await frontend.connect(0, { queues: 2 });
-  const breakRing = (queue: number) => {
-    const { pages, channel } = frontend.rings[queue]!;
-    const { bytes } = pages.region;
-    Atomics.store(new Int32Array(bytes.buffer, bytes.byteOffset + pages.start, 4), 0, 100_000);
-    channel.notify();
-  };
+  const breakRing = (queue: number) => frontend.publishIndex(100_000, queue);
   breakRing(1);
   for (let i = 0; i < 5; i++) {
     assert.equal(await frontend.status(frontend.transfer(BLKIF_OP_READ, 0, 1)), BLKIF_RSP_OKAY);

@@ -193,10 +193,7 @@ test(
     await using at = await world();
     const { frontend } = at;
     await frontend.connect(0);
-    const { region, start } = frontend.ringPages;
-    const indexes = new Int32Array(region.bytes.buffer, region.bytes.byteOffset + start, 4);
-    Atomics.store(indexes, 0, 100_000);
-    frontend.channel.notify();
+    frontend.publishIndex(100_000);
     await frontend.backendIs(5);
     assert.match((await frontend.backendKey("error")) ?? "", /request producer index/);
     const before = process.cpuUsage();

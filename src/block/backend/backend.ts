@@ -55,6 +55,11 @@ export interface BackendCounters extends QueueCounters {
   readonly rings: readonly QueueCounters[];
 }
 
+/** Mini-OS, OVMF and Mirage go straight to Connected. */
+function waitsForConnected(state: XenbusState): boolean {
+  return state === XenbusState.initialised || state === XenbusState.connected;
+}
+
 export class BlockBackend implements AsyncDisposable {
   readonly #domain: Domain;
   readonly #device: XenbusDevice;
@@ -190,11 +195,14 @@ export class BlockBackend implements AsyncDisposable {
       case XenbusState.initialising:
         // While the device had no backend, its frontend began anew.
         if (left !== undefined) await this.#publishLimits();
-        // Whoever closed comes back. Linux, too, ignores one that begins anew without having closed.
-        if (device.state === XenbusState.closed) await device.switchState(XenbusState.initWait);
+        // Whoever closed comes back, or one that only began to. Linux, too, ignores one that begins anew while we are
+        // connected; and one before whom we are closing, which waits for ever then.
+        if (device.state === XenbusState.closed || device.state === XenbusState.closing) {
+          await this.#disconnect(state);
+          await device.switchState(XenbusState.initWait);
+        }
         return;
       case XenbusState.initialised:
-      // Mini-OS, OVMF and Mirage go straight to Connected.
       case XenbusState.connected:
         if (left !== undefined) {
           await this.#goOn(left);
@@ -240,9 +248,18 @@ export class BlockBackend implements AsyncDisposable {
   }
 
   async #connect(): Promise<void> {
+    const device = this.#device;
+    const before = device.state;
     const offer = await this.#openConnection(false);
-    await this.#domain.store.transaction((operations) => this.#publishDevice(operations));
-    this.#served("connected", offer);
+    const { store } = this.#domain;
+    const state = await store.transaction((operations) => this.#publishDevice(operations));
+    if (waitsForConnected(state)) {
+      this.#served("connected", offer);
+      return;
+    }
+    // Said by a run of the transaction that came to nothing.
+    if (device.state === XenbusState.connected) device.inheritState(before);
+    await this.#disconnect(state);
   }
 
   /** Serves the rings that a backend before us was connected to; both directories say so already. */
@@ -264,24 +281,19 @@ export class BlockBackend implements AsyncDisposable {
   }
 
   async #openConnection(continued: boolean): Promise<FrontendOffer> {
-    const { store } = this.#domain;
-    const limits = this.#limits;
-    const offer = await readOffer(store, this.#device.otherendPath, limits);
-    if (limits.dialect === "qemu-windows" && limits.sectorSize !== 512 && !offer.largeSectors) {
-      throw new XenError("EINVAL", `the frontend does not know sectors of ${limits.sectorSize}`);
-    }
+    // The disk first: it may take long, and whoever begins anew meanwhile has another offer.
     const disk = this.#disk ?? this.#serve(await this.#opener!());
     this.#disk = disk;
-    let connection: Connection;
     try {
-      connection = this.#connectionOf(offer, disk, continued);
+      const offer = await readOffer(this.#domain.store, this.#device.otherendPath, this.#limits);
+      const connection = this.#connectionOf(offer, disk, continued);
+      this.#connection = connection;
+      this.#negotiated = this.#negotiatedWith(offer, connection, disk);
+      return offer;
     } catch (error) {
       await this.#closeOpened();
       throw error;
     }
-    this.#connection = connection;
-    this.#negotiated = this.#negotiatedWith(offer, connection, disk);
-    return offer;
   }
 
   #connectionOf(offer: FrontendOffer, disk: ServedDisk, continued: boolean): Connection {
@@ -322,12 +334,17 @@ export class BlockBackend implements AsyncDisposable {
     };
   }
 
-  /** connect() of xen-blkback's xenbus.c: everything a frontend reads when it sees Connected. */
-  async #publishDevice(operations: XenStoreOperations): Promise<void> {
+  /** connect() of xen-blkback's xenbus.c: everything a frontend reads when it sees Connected. Resolves to the frontend's
+   * state; nothing is written where it waits for Connected no more. It may have closed, seen a Closed that we wrote before,
+   * and begun anew: as we ignore that when we are connected, it would wait for ever. */
+  async #publishDevice(operations: XenStoreOperations): Promise<XenbusState> {
+    const state = await this.#device.readOtherend(operations);
+    if (!waitsForConnected(state)) return state;
     await writeKeys(operations, this.path, this.#disk!.keys);
     // What went wrong with a frontend before is no concern of this one.
     await operations.remove(`${this.path}/error`);
     await this.#device.switchState(XenbusState.connected, operations);
+    return state;
   }
 
   /** The frontend published an impossible index. Rings that did not are served on. */

@@ -14,8 +14,6 @@ export interface FrontendOffer {
   readonly protocol: BlkifProtocol;
   /** feature-persistent. */
   readonly persistent: boolean;
-  /** feature-large-sector-size, which only some dialects look at. */
-  readonly largeSectors: boolean;
   /** One or more, all with equally many pages. */
   readonly rings: readonly RingOffer[];
 }
@@ -40,12 +38,13 @@ export async function readOffer(
     const directory = queues === 1 ? path : `${path}/queue-${queue}`;
     rings.push(await readRing(store, directory, pages));
   }
-  return {
-    protocol,
-    persistent: await readFlag(store, `${path}/feature-persistent`),
-    largeSectors: await readFlag(store, `${path}/feature-large-sector-size`),
-    rings,
-  };
+  if (limits.dialect === "qemu-windows" && limits.sectorSize !== 512) {
+    const known = await readFlag(store, `${path}/feature-large-sector-size`);
+    if (!known) {
+      throw new XenError("EINVAL", `the frontend does not know sectors of ${limits.sectorSize}`);
+    }
+  }
+  return { protocol, persistent: await readFlag(store, `${path}/feature-persistent`), rings };
 }
 
 /** A missing key means x86_32-abi on x86, as Linux and tapback have it; ours write the key. */
