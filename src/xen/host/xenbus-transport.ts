@@ -2,14 +2,22 @@
  * A transport over /dev/xen/xenbus, through which the kernel lets processes share its own connection to the xenstore
  * (drivers/xen/xenbus/xenbus_dev_frontend.c).
  *
- * The kernel takes one message with each write(2), queues it, and holds the answers until they are read; it never has us
- * wait. Invariant: the descriptor is closed once, after its watcher.
+ * The kernel takes one message with each write(2), queues it, and holds the answers until they are read. Watches are begun
+ * and ended within the write: it waits for the xenstore there, with the file locked, and its thread that takes answers
+ * waits for that lock when one to an earlier request of the same file comes. Then nobody in this domain hears from the
+ * xenstore again. Invariant: watches therefore have a file of their own, with no other request in it. What is taken of a
+ * file ends with a whole message, so that the two make one stream.
  */
 
 import { systemError } from "../../io/ffi.ts";
 import { allocateRegion } from "../../io/memory.ts";
 import { type Watcher, watchReadable } from "../../io/poller.ts";
-import { XENSTORE_HEADER_SIZE, XENSTORE_PAYLOAD_MAX } from "../../wire/xenstore.ts";
+import {
+  XENSTORE_HEADER_SIZE,
+  XENSTORE_PAYLOAD_MAX,
+  XS_UNWATCH,
+  XS_WATCH,
+} from "../../wire/xenstore.ts";
 import type { XenStoreTransport } from "../xenstore/transport.ts";
 import type { Devices } from "./devices.ts";
 
@@ -26,43 +34,52 @@ export class XenbusTransport implements XenStoreTransport {
   ondrain: (() => void) | undefined;
   onclose: ((reason?: Error) => void) | undefined;
   readonly #devices: Devices;
-  readonly #descriptor: number;
+  readonly #requests: number;
+  readonly #watches: number;
   readonly #memory = allocateRegion(READ_BYTES);
-  #watcher: Watcher | undefined;
+  #watchers: readonly Watcher[] = [];
   #closed = false;
 
   constructor(devices: Devices) {
     this.#devices = devices;
-    this.#descriptor = devices.open("xenbus");
+    this.#requests = devices.open("xenbus");
+    this.#watches = devices.open("xenbus");
     this.resume();
   }
 
   send(bytes: Uint8Array): void {
     if (this.#closed) return;
     const { calls } = this.#devices;
-    const sent = calls.write(this.#descriptor, calls.addressOf(bytes), bytes.length);
+    const type = new DataView(bytes.buffer, bytes.byteOffset).getUint32(0, true);
+    const file = type === XS_WATCH || type === XS_UNWATCH ? this.#watches : this.#requests;
+    const sent = calls.write(file, calls.addressOf(bytes), bytes.length);
     if (sent === bytes.length) return;
     this.close(systemError("write", sent < 0 ? calls.errno() : EAGAIN, "/dev/xen/xenbus"));
   }
 
   pause(): void {
-    this.#watcher?.[Symbol.dispose]();
-    this.#watcher = undefined;
+    for (const watcher of this.#watchers) watcher[Symbol.dispose]();
+    this.#watchers = [];
   }
 
   resume(): void {
-    if (this.#closed) return;
-    this.#watcher ??= watchReadable(this.#descriptor, () => this.#read());
+    if (this.#closed || this.#watchers.length > 0) return;
+    this.#watchers = [this.#requests, this.#watches].map((file) =>
+      watchReadable(file, () => this.#read(file)),
+    );
   }
 
-  #read(): void {
+  #read(file: number): void {
     const { calls } = this.#devices;
     const { bytes, address } = this.#memory;
-    const count = calls.read(this.#descriptor, address, READ_BYTES);
-    if (count > 0) this.onmessage?.(bytes.slice(0, count));
-    else if (count === 0) this.close();
-    else if (calls.errno() !== EAGAIN) {
-      this.close(systemError("read", calls.errno(), "/dev/xen/xenbus"));
+    // Less than there is room for is all that there was.
+    for (let count = READ_BYTES; count === READ_BYTES && !this.#closed; ) {
+      count = calls.read(file, address, READ_BYTES);
+      if (count > 0) this.onmessage?.(bytes.slice(0, count));
+      else if (count === 0) this.close();
+      else if (calls.errno() !== EAGAIN) {
+        this.close(systemError("read", calls.errno(), "/dev/xen/xenbus"));
+      }
     }
   }
 
@@ -70,7 +87,7 @@ export class XenbusTransport implements XenStoreTransport {
     if (this.#closed) return;
     this.pause();
     this.#closed = true;
-    this.#devices.close(this.#descriptor);
+    for (const file of [this.#requests, this.#watches]) this.#devices.close(file);
     queueMicrotask(() => this.onclose?.(reason));
   }
 }

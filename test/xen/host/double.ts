@@ -10,10 +10,10 @@ import { createSharedMemory } from "../../../src/io/shared-memory.ts";
 import type { DeviceName, Devices } from "../../../src/xen/host/devices.ts";
 import * as ioctls from "../../../src/xen/host/ioctls.ts";
 import type { XenStoreTransport } from "../../../src/xen/xenstore/transport.ts";
+import { XenbusDouble } from "./xenbus-double.ts";
 
 const PAGE = 4096;
 const PAGES = 4096;
-const XENBUS_BUFFER_BYTES = 4096;
 const FIRST_REFERENCE = 8;
 const { EINVAL, EAGAIN, ENOSPC, ESRCH, ENOENT } = constants.errno;
 const MAP_SHARED = 1;
@@ -44,7 +44,7 @@ interface Device {
   nextPlace: number;
   readonly event: EventDescriptor;
   readonly queue: number[];
-  /** Of xenbus: answers of the xenstore. */
+  /** Of xenbus: what the xenstore sent. */
   readonly answers: Uint8Array[];
 }
 
@@ -85,6 +85,7 @@ export class DeviceDouble implements Disposable {
   /** The devices as a process of domain `domid` has them; `store` is what the kernel reaches the xenstore by. */
   of(domid: number, store?: XenStoreTransport): Devices {
     const real = this.#real;
+    const xenbus = store === undefined ? undefined : new XenbusDouble(store);
     const fail = (errno: number): -1 => {
       this.#errno = errno;
       return -1;
@@ -147,9 +148,8 @@ export class DeviceDouble implements Disposable {
         this.#errno = 0;
         if (device === undefined) return real.write(descriptor, address, length);
         if (device.name === "xenbus") {
-          if (length > XENBUS_BUFFER_BYTES) return fail(EINVAL);
-          store?.send(new Uint8Array(real.view(address, length)).slice());
-          return length;
+          const taken = xenbus?.write(device, new Uint8Array(real.view(address, length)).slice());
+          return taken === false ? fail(EINVAL) : length;
         }
         for (const number of this.#words(address, length / 4)) {
           const port = this.#ports.get(number);
@@ -169,12 +169,6 @@ export class DeviceDouble implements Disposable {
         const answers: Uint8Array[] = [];
         const device = { name, domid, places: new Map(), nextPlace: 0, event, queue: [], answers };
         this.#devices.set(event.descriptor, device);
-        if (name === "xenbus" && store !== undefined) {
-          store.onmessage = (bytes) => {
-            answers.push(bytes);
-            event.signal();
-          };
-        }
         return event.descriptor;
       },
       close: (descriptor) => {

@@ -42,3 +42,19 @@ test("a request that the kernel has no room for is refused, and the others go on
   await assert.rejects(store.write(path, "x".repeat(room + 1)), { code: "E2BIG" });
   assert.equal((await store.read(path))?.length, room);
 });
+
+test("a watch that begins or ends while other requests are unanswered keeps nobody waiting for ever", async () => {
+  await using opened = kernel();
+  const { store } = opened;
+  await store.write("/tool/a", "1");
+  const reads: Promise<string | undefined>[] = [];
+  for (let round = 0; round < 20; round++) {
+    reads.push(store.read("/tool/a"));
+    const watching = store.watch("/tool/a", () => {});
+    reads.push(store.read("/tool/a"));
+    const watch = await watching;
+    reads.push(store.read("/tool/a"));
+    await watch[Symbol.asyncDispose]();
+  }
+  assert.deepEqual(new Set(await Promise.all(reads)), new Set(["1"]));
+});
