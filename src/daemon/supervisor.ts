@@ -56,7 +56,7 @@ export class Supervisor<P extends GuestProcess> implements AsyncDisposable {
     const { store, onnote } = options;
     for (const [index, root] of options.roots.entries()) {
       const watch = await DeviceWatch.open({
-        ...{ store, root, levels: 1 },
+        ...{ store, root, levels: 2 },
         onchange: async (paths) => {
           supervisor.#found[index] = paths;
           supervisor.#update();
@@ -83,7 +83,8 @@ export class Supervisor<P extends GuestProcess> implements AsyncDisposable {
   }
 
   #update(): void {
-    const names = this.#found.flatMap((paths) => [...paths].map((path) => path.split("/").at(-1)!));
+    // A guest's directory may stay when its last vbd has gone: a driver domain may not remove it.
+    const names = this.#found.flatMap((paths) => [...paths].map((path) => path.split("/").at(-2)!));
     const domids = new Set(names.filter((name) => /^\d{1,5}$/.test(name)).map(Number));
     for (const guest of this.#guests.values()) {
       if (domids.has(guest.domid)) guest.wanted = true;

@@ -55,6 +55,10 @@ export interface ServedVbd {
 const LOCK_PATIENCE = 30_000;
 const LOCK_INTERVAL = 100;
 
+/** How long a directory stays after its vbd has closed, where the toolstack is in another domain. libxl takes a backend that
+ * goes before it has read Closed for one that failed (devstate_callback), and then waits ten seconds. Milliseconds. */
+const CLOSED_STAYS = 1000;
+
 /** DOMID/VDEV as toolstacks write them; others are not ours, and two spellings of one number would share their journals. */
 const NUMBERS = /\/(0|[1-9]\d{0,4})\/(0|[1-9]\d{0,9})$/;
 
@@ -231,12 +235,14 @@ export class VbdService {
 
   /** The toolstack wants to be rid of a vbd that could not be served, and waits for it to close. */
   async #closeRefused(path: string): Promise<void> {
-    await this.#options.domain.store.transaction(async (operations) => {
+    const closed = await this.#options.domain.store.transaction(async (operations) => {
       const state = await operations.read(`${path}/state`);
-      if (state === undefined || parseState(state) === XenbusState.closed) return;
-      if (!(await isOffline(operations, path))) return;
+      if (state === undefined || parseState(state) === XenbusState.closed) return false;
+      if (!(await isOffline(operations, path))) return false;
       await operations.write(`${path}/state`, String(XenbusState.closed));
+      return true;
     });
+    if (closed) this.#apart(path, this.#clear(path));
   }
 
   /** A disk that hangs holds up nobody else. */
@@ -261,21 +267,31 @@ export class VbdService {
     this.#apart(device.path, left);
   }
 
-  /** The device has gone for good. Where no toolstack is in this domain to do it, its directory is removed. */
+  /** The device has gone for good. */
   #ended(device: Device): void {
     if (this.#ending || device.vanished) return;
     void this.#finish(device).catch((error: unknown) => this.#refuse(device.path, error));
   }
 
   async #finish(device: Device): Promise<void> {
-    const { domain } = this.#options;
     await device.backend?.[Symbol.asyncDispose]();
     this.#forget(device);
     this.#done.add(device.path);
-    if (domain.id === 0 || (await this.#isMadeAnew(device.path))) return;
-    await domain.store.remove(device.path);
-    const parent = device.path.slice(0, device.path.lastIndexOf("/"));
-    if ((await domain.store.list(parent))?.length === 0) await domain.store.remove(parent);
+    await this.#clear(device.path);
+  }
+
+  /** Removes what has closed, where no toolstack is in this domain to do it. The directory above, which is the toolstack's,
+   * stays. */
+  async #clear(path: string): Promise<void> {
+    const { id, store } = this.#options.domain;
+    if (id === 0) return;
+    await sleep(CLOSED_STAYS, undefined, { ref: false });
+    if (this.#ending || !this.#done.has(path)) return;
+    await store.transaction(async (operations) => {
+      // The toolstack may have made it anew.
+      const state = parseState(await operations.read(`${path}/state`));
+      if (state === XenbusState.closed) await operations.remove(path);
+    });
   }
 
   #forget(device: Device): void {
@@ -285,18 +301,20 @@ export class VbdService {
   }
 
   /** Leaves the reason where hotplug scripts do (libxl_linux.c), and looks at the directory no more. The state says that
-   * we are there, for else libxl would wait in vain: then it runs the script, which fails, and tells people the reason. */
+   * we are there, for else libxl would wait in vain: then it runs the script, which fails, and tells people the reason. For
+   * a backend of another domain it runs none, and takes that state for success. */
   async #refuse(path: string, error: unknown): Promise<void> {
     this.#done.add(path);
     const message = error instanceof Error ? error.message : String(error);
     this.#trace("failed", `${path}: ${message}`);
+    const { id, store } = this.#options.domain;
     try {
-      await this.#options.domain.store.transaction(async (operations) => {
+      await store.transaction(async (operations) => {
         const state = await operations.read(`${path}/state`);
         if (state === undefined) return;
         await operations.write(`${path}/hotplug-error`, message);
         await operations.write(`${path}/hotplug-status`, "error");
-        if (parseState(state) !== XenbusState.initialising) return;
+        if (id !== 0 || parseState(state) !== XenbusState.initialising) return;
         await operations.write(`${path}/state`, String(XenbusState.initWait));
       });
     } catch (reason) {

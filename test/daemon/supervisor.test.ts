@@ -83,6 +83,15 @@ test("a guest has one process from its first vbd to its last", async () => {
   await until("there are three", () => at.started.length === 3);
 });
 
+test("a guest's directory without vbds, which a driver domain may not remove, needs no process", async () => {
+  await using at = await world();
+  await make(at.store, 3);
+  await until("there is a process", () => at.started.length === 1);
+  await at.store.remove(`${ROOT}/3/51712`);
+  await until("there is none", () => at.supervisor.domids.length === 0);
+  assert.deepEqual(await at.store.list(`${ROOT}/3`), []);
+});
+
 test("a process that dies is begun again, later each time, and given up when it dies over and over", async () => {
   await using at = await world();
   await make(at.store, 3);

@@ -85,14 +85,42 @@ test("nothing is written any more into a directory that was removed under a conn
   assert.equal(world.dom0.grants.counters.mapped, 0);
 });
 
-test("in a driver domain the directory goes with the device, since no toolstack is there to remove it", async () => {
+test("in a driver domain the directory goes with the device, once the toolstack has seen it closed", async () => {
   await using world = await ServiceWorld.start(5);
   const paths = await world.make(XVDA);
   const disk = await world.connect(paths);
   await askToClose(world.dom0.store, paths);
   await disk[Symbol.asyncDispose]();
+  await world.until(`${paths.backend}/state`, "6");
   await world.until(`${paths.backend}/state`, undefined);
-  await world.until("/local/domain/5/backend/vbd3/1", undefined);
+});
+
+test("in a driver domain a vbd that is made again while its old directory stays is not removed", async () => {
+  await using world = await ServiceWorld.start(5);
+  const paths = await world.make(XVDA);
+  await world.until(`${paths.backend}/state`, "2");
+  await takeOffline(world.dom0.store, paths);
+  await world.until(`${paths.backend}/state`, "6");
+  await removeVbd(world.dom0.store, paths);
+  const disk = await world.connect(await world.make(XVDA));
+  // The first one's time is over when a second one's, which began later, is.
+  const other = await world.make(XVDB);
+  await world.until(`${other.backend}/state`, "2");
+  await takeOffline(world.dom0.store, other);
+  await world.until(`${other.backend}/state`, undefined);
+  await disk.write(0, Buffer.alloc(4096, 7));
+});
+
+test("in a driver domain a vbd that cannot be served never seems to be, and is removed with its toolstack's leave", async () => {
+  await using world = await ServiceWorld.start(5);
+  const { store } = world.dom0;
+  const paths = await world.make(XVDA, "bad");
+  await world.until(`${paths.backend}/hotplug-status`, "error");
+  assert.equal(await store.read(`${paths.backend}/hotplug-error`), "bad: is no disk");
+  assert.equal(await store.read(`${paths.backend}/state`), "1");
+  await askToClose(store, paths);
+  await world.until(`${paths.backend}/state`, "6");
+  await world.until(`${paths.backend}/state`, undefined);
 });
 
 test("a service that leaves is followed by another, and the guest writes on", async () => {
