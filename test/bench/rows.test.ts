@@ -48,6 +48,7 @@ async function measure(group: string, row: string): Promise<Report> {
 for (const [group, row] of [
   ["pipeline", "tmpfs-4k-mixed-32"],
   ["nbd", "4k-mixed-32"],
+  ["backend", "4k-write-32"],
   ["costs", "filter"],
 ] as const) {
   test(`a row of ${group} is measured alone, and the data of all was right`, async () => {

@@ -2,11 +2,13 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
+import { histogramLines } from "../../src/cli/bench-text.ts";
 import { groupDisks, splitDisk } from "../../src/cli/disks.ts";
 import { messageOf } from "../../src/cli/errors.ts";
 import { fields, table } from "../../src/cli/output.ts";
 import { progressLine } from "../../src/cli/progress.ts";
 import { escapeValue, unescapeValue } from "../../src/cli/xenstore-text.ts";
+import { formatDuration } from "../../src/util/duration.ts";
 import { nearest } from "../../src/util/nearest.ts";
 import { quote } from "../../src/util/quote.ts";
 
@@ -64,6 +66,37 @@ test("plain data prints as fields, nested data below its name", () => {
 test("progress shows share, rate and remaining time", () => {
   const line = progressLine(512 * 2 ** 20, 2 ** 30, 2);
   assert.match(line, /^ 50% \[#{12} {12}\] 512 MiB of 1 GiB {2}256 MiB\/s {2}0:02 left$/);
+});
+
+test("a time has three digits and the unit that suits it", () => {
+  const cases: [number, string][] = [
+    [0, "0 µs"],
+    [0.000_182, "0.182 µs"],
+    [0.0623, "62.3 µs"],
+    [0.9991, "999 µs"],
+    [0.9996, "1 ms"],
+    [16.384, "16.4 ms"],
+    [999.6, "1 s"],
+    [61_000, "61 s"],
+    [123_456, "123 s"],
+    [1e8, "100000 s"],
+  ];
+  for (const [milliseconds, text] of cases) assert.equal(formatDuration(milliseconds), text);
+});
+
+test("a picture of latencies shows what is there, however little, and fits", () => {
+  const octaves = [
+    { from: 0, to: 1, requests: 1 },
+    { from: 1, to: 2, requests: 0 },
+    { from: 2, to: 4, requests: 99_999 },
+  ];
+  const wide = histogramLines(octaves, 200);
+  assert.deepEqual(wide, [
+    "  <  1 µs       1    0.00 %  ▏",
+    "  <  2 µs       0    0.00 %",
+    `  <  4 µs  99,999  100.00 %  ${"█".repeat(48)}`,
+  ]);
+  for (const line of histogramLines(octaves, 40)) assert.ok(line.length <= 40);
 });
 
 test("a system error is said in words, on one line", () => {

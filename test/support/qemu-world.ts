@@ -40,7 +40,7 @@ const source = join(import.meta.dirname, "qemu-xen-block-shim.c");
 /** A machine with a guest, and QEMU as its domain 0. */
 export class QemuWorld implements AsyncDisposable {
   readonly machine: EmbeddedMachine;
-  readonly guest: Domain;
+  readonly #guest: Domain | undefined;
   readonly #scratch: string;
   readonly #store: XenStoreClient;
   readonly #qemu: ChildProcess;
@@ -50,24 +50,29 @@ export class QemuWorld implements AsyncDisposable {
   private constructor(
     scratch: string,
     machine: EmbeddedMachine,
-    guest: Domain,
+    guest: Domain | undefined,
     store: XenStoreClient,
     qemu: ChildProcess,
   ) {
     this.#scratch = scratch;
     this.machine = machine;
-    this.guest = guest;
+    this.#guest = guest;
     this.#store = store;
     this.#qemu = qemu;
     this.#exit = once(qemu, "exit");
   }
 
-  static async start(): Promise<QemuWorld> {
+  /** The guest is a domain of this process, or of another program, which needs the machine's folder alone. */
+  static async start(where: "here" | "process" = "here"): Promise<QemuWorld> {
     const scratch = mkdtempSync(join(tmpdir(), "vbdkit-qemu-"));
     const shim = join(scratch, "shim.so");
     execFileSync("gcc", ["-shared", "-fPIC", "-O2", "-o", shim, source, "-lpthread"]);
     const machine = await EmbeddedMachine.create();
-    const guest = await machine.createDomain(GUEST, { shared: true, memoryPages: 4096 });
+    const guest =
+      where === "here"
+        ? await machine.createDomain(GUEST, { shared: true, memoryPages: 4096 })
+        : undefined;
+    if (where === "process") await machine.domainTicket(GUEST, "process");
     await machine.domainTicket(QEMU, "process");
     const store = new XenStoreClient(machine.xenstore.connect(QEMU));
     await createDomainNodes(store, QEMU, "Domain-0");
@@ -95,6 +100,11 @@ export class QemuWorld implements AsyncDisposable {
     );
     closeSync(output);
     return new QemuWorld(scratch, machine, guest, store, qemu);
+  }
+
+  get guest(): Domain {
+    if (this.#guest === undefined) throw new Error("the guest is a process of its own");
+    return this.#guest;
   }
 
   /** A fresh image of zeroes. */

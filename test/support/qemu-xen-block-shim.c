@@ -11,12 +11,12 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -327,9 +327,14 @@ int xengnttab_grant_copy(void *handle, uint32_t count, copy_segment *segments)
 
 /* ---- event channels ---- */
 
-/* As /dev/xen/evtchn: a port is masked when it is handed to its reader, until the reader unmasks it. */
+/*
+ * As /dev/xen/evtchn: a port is masked when it is handed to its reader, until the reader unmasks it. Whoever is woken by
+ * the bell, which all readers watch, hands out what is pending; no thread of ours stands between it and a reader.
+ */
 struct events {
-	int fd;
+	int fd;    /* epoll: the bell, and ready */
+	int ready; /* eventfd: others have queued something, or left something queued */
+	int is_ready;
 	uint32_t queue[PORTS];
 	uint32_t head, tail;
 };
@@ -348,7 +353,21 @@ static int clear_bit(uint32_t *map, uint32_t port)
 
 static uint32_t port_word(uint32_t state, uint32_t domid, uint32_t port) { return domid << 16 | state << 12 | port; }
 
-static void deliver(uint32_t port)
+static void set_ready(struct events *e, int ready)
+{
+	eventfd_t count;
+
+	if (e->is_ready == ready)
+		return;
+	e->is_ready = ready;
+	if (ready)
+		eventfd_write(e->ready, 1);
+	else
+		eventfd_read(e->ready, &count);
+}
+
+/* `reader` is awake and need not be told. */
+static void deliver(uint32_t port, const struct events *reader)
 {
 	struct events *e = owners[port];
 
@@ -356,42 +375,46 @@ static void deliver(uint32_t port)
 		return;
 	set_bit(self->mask, port);
 	e->queue[e->tail++ % PORTS] = port;
-	eventfd_write(e->fd, 1);
+	if (e != reader)
+		set_ready(e, 1);
 }
 
-static void *listener(void *unused)
+static void answer_bell(const struct events *reader)
 {
 	char bytes[512];
-	struct pollfd bell = {.fd = self->bell, .events = POLLIN};
 
-	for (;;) {
-		poll(&bell, 1, -1);
-		if (read(self->bell, bytes, sizeof bytes) < 0 && errno != EAGAIN && errno != EINTR)
-			return NULL;
-		__atomic_store_n(self->upcall, 0, __ATOMIC_SEQ_CST);
-		pthread_mutex_lock(&lock);
-		for (uint32_t port = 1; port < PORTS; port++)
-			if (load(&self->pending[port / 32]) & ~load(&self->mask[port / 32]) & bit(port))
-				deliver(port);
-		pthread_mutex_unlock(&lock);
-	}
+	if (read(self->bell, bytes, sizeof bytes) <= 0)
+		return;
+	__atomic_store_n(self->upcall, 0, __ATOMIC_SEQ_CST);
+	for (uint32_t word = 0; word < PORTS / 32; word++)
+		for (uint32_t set = load(&self->pending[word]) & ~load(&self->mask[word]); set; set &= set - 1)
+			deliver(word * 32 + (uint32_t)__builtin_ctz(set), reader);
+}
+
+static void watch(int epoll, int fd)
+{
+	struct epoll_event event = {.events = EPOLLIN};
+
+	epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event);
 }
 
 void *xenevtchn_open(void *logger, unsigned flags)
 {
 	struct events *e = calloc(1, sizeof *e);
-	pthread_t thread;
 
 	pthread_mutex_lock(&lock);
-	if (!self && (self = find(own_id())))
-		pthread_create(&thread, NULL, listener, NULL);
+	if (!self)
+		self = find(own_id());
 	pthread_mutex_unlock(&lock);
 	if (!self) {
 		free(e);
 		errno = ENOENT;
 		return NULL;
 	}
-	e->fd = eventfd(0, EFD_SEMAPHORE | EFD_CLOEXEC);
+	e->fd = epoll_create1(EPOLL_CLOEXEC);
+	e->ready = eventfd(0, EFD_CLOEXEC);
+	watch(e->fd, e->ready);
+	watch(e->fd, self->bell);
 	return e;
 }
 
@@ -414,7 +437,7 @@ int xenevtchn_bind_interdomain(void *handle, uint32_t domid, uint32_t remote)
 		if (swap(&peer->ports[remote], offer, port_word(INTERDOMAIN, own_id(), port))) {
 			owners[port] = handle;
 			set_bit(self->pending, port);
-			deliver(port);
+			deliver(port, NULL);
 		} else {
 			__atomic_store_n(&self->ports[port], 0, __ATOMIC_SEQ_CST);
 			port = 0;
@@ -456,23 +479,26 @@ int xenevtchn_close(void *handle)
 		if (owners[port] == handle)
 			close_port(port);
 	close(((struct events *)handle)->fd);
+	close(((struct events *)handle)->ready);
 	free(handle);
 	pthread_mutex_unlock(&lock);
 	return 0;
 }
 
-/* Blocks until a port is pending, as the device does. */
+/* Does not block: another reader may have answered the bell. */
 int xenevtchn_pending(void *handle)
 {
 	struct events *e = handle;
-	eventfd_t one;
-	int port;
+	int port = -1;
 
-	if (eventfd_read(e->fd, &one) < 0)
-		return -1;
 	pthread_mutex_lock(&lock);
-	port = (int)e->queue[e->head++ % PORTS];
+	answer_bell(e);
+	if (e->head != e->tail)
+		port = (int)e->queue[e->head++ % PORTS];
+	set_ready(e, e->head != e->tail);
 	pthread_mutex_unlock(&lock);
+	if (port < 0)
+		errno = EAGAIN;
 	return port;
 }
 
@@ -482,7 +508,7 @@ int xenevtchn_unmask(void *handle, uint32_t port)
 		return -1;
 	pthread_mutex_lock(&lock);
 	clear_bit(self->mask, port);
-	deliver(port);
+	deliver(port, NULL);
 	pthread_mutex_unlock(&lock);
 	return 0;
 }

@@ -1,11 +1,13 @@
 /*
  * A frontend in C, as a domain of its own process: the machine's folder is all it knows (docs/process-link.md), Xen's
- * headers give it the ring, libxenstore the xenstore. It connects to a backend, writes and reads with every page
- * verified, then measures loads, and closes.
+ * headers give it the ring, libxenstore the xenstore. It connects to a backend, fills the disk twice and reads it with
+ * every word compared, measures the loads that it is asked for, and closes.
  *
- *   ring-load FOLDER DOMID FRONTEND-PATH RING-ORDER PERSISTENT SECONDS
+ *   ring-load FOLDER DOMID FRONTEND-PATH RING-ORDER PERSISTENT
  *
- * It prints one JSON object; it ends with status 1 and a line on standard error at the first thing that is wrong.
+ * Each line of standard input, `read|write PAGES DEPTH SECONDS`, is a load. It answers with a line of JSON when it has
+ * filled the disk, and after each load; every page that is read must say which it is and when it was written, and what a
+ * load wrote is read again. It ends with status 1 and a line on standard error at the first thing that is wrong.
  */
 #define _GNU_SOURCE
 #define __XEN_INTERFACE_VERSION__ 0x00040d00
@@ -169,23 +171,43 @@ static uint8_t *data(unsigned slot, unsigned page)
 	return frame(&self, first_data_frame + slot * PAGES_PER_REQUEST + page);
 }
 
-/* Every word of a page says where it belongs and in which generation it was written. */
-static void fill(uint8_t *page, uint64_t sector, uint32_t generation)
+/* Every word of a page says where it belongs and when it was written; afterwards only the first and the last do. */
+static uint64_t word_of(uint64_t page, uint32_t time, unsigned index)
 {
-	uint64_t *words = (uint64_t *)page;
-
-	for (unsigned i = 0; i < PAGE / 8; i++)
-		words[i] = sector << 32 | generation << 12 | i;
+	return page << 36 | (uint64_t)time << 12 | index;
 }
 
-static int is_filled(const uint8_t *page, uint64_t sector, uint32_t generation)
+static void fill(uint8_t *bytes, uint64_t page, uint32_t time)
 {
-	const uint64_t *words = (const uint64_t *)page;
+	uint64_t *words = (uint64_t *)bytes;
 
 	for (unsigned i = 0; i < PAGE / 8; i++)
-		if (words[i] != (sector << 32 | generation << 12 | i))
+		words[i] = word_of(page, time, i);
+}
+
+static int is_filled(const uint8_t *bytes, uint64_t page, uint32_t time)
+{
+	const uint64_t *words = (const uint64_t *)bytes;
+
+	for (unsigned i = 0; i < PAGE / 8; i++)
+		if (words[i] != word_of(page, time, i))
 			return 0;
 	return 1;
+}
+
+static void stamp(uint8_t *bytes, uint64_t page, uint32_t time)
+{
+	uint64_t *words = (uint64_t *)bytes;
+
+	words[0] = word_of(page, time, 0);
+	words[PAGE / 8 - 1] = word_of(page, time, PAGE / 8 - 1);
+}
+
+static int is_stamped(const uint8_t *bytes, uint64_t page, uint32_t time)
+{
+	const uint64_t *words = (const uint64_t *)bytes;
+
+	return words[0] == word_of(page, time, 0) && words[PAGE / 8 - 1] == word_of(page, time, PAGE / 8 - 1);
 }
 
 static void put(unsigned operation, unsigned slot, uint64_t sector, unsigned pages)
@@ -236,51 +258,9 @@ static unsigned take(unsigned *slots)
 	}
 }
 
-/* Writes the first sectors of the disk in random order, twice, then reads all of it back. */
-static void verify(uint64_t sectors)
-{
-	unsigned slots[MAX_DEPTH], depth = RING_SIZE(&ring) < 32 ? RING_SIZE(&ring) : 32;
-	uint64_t request_sectors = PAGES_PER_REQUEST * SECTORS_PER_PAGE, count = sectors / request_sectors;
-	uint64_t sector_of[MAX_DEPTH];
-
-	if (count > 512)
-		count = 512;
-	for (unsigned pass = 0; pass < 3; pass++) {
-		uint64_t sent = 0, done = 0;
-		unsigned free_count = depth;
-		for (unsigned i = 0; i < depth; i++)
-			slots[i] = i;
-		while (done < count) {
-			while (free_count > 0 && sent < count) {
-				unsigned slot = slots[--free_count];
-				/* A step that shares no factor with a count of up to 512 visits each place once. */
-				uint64_t sector = sent++ * 521 % count * request_sectors;
-				sector_of[slot] = sector;
-				for (unsigned page = 0; page < PAGES_PER_REQUEST; page++)
-					if (pass < 2)
-						fill(data(slot, page), sector + page * SECTORS_PER_PAGE, pass);
-					else
-						memset(data(slot, page), 0xee, PAGE);
-				put(pass < 2 ? BLKIF_OP_WRITE : BLKIF_OP_READ, slot, sector, PAGES_PER_REQUEST);
-			}
-			push();
-			unsigned ended[MAX_DEPTH], n = take(ended);
-			for (unsigned i = 0; i < n; i++) {
-				unsigned slot = ended[i];
-				for (unsigned page = 0; pass == 2 && page < PAGES_PER_REQUEST; page++)
-					if (!is_filled(data(slot, page), sector_of[slot] + page * SECTORS_PER_PAGE, 1))
-						fail("a page that is not what was written");
-				slots[free_count++] = slot;
-			}
-			done += n;
-		}
-	}
-	put(BLKIF_OP_FLUSH_DISKCACHE, 0, 0, 0);
-	push();
-	unsigned ended[MAX_DEPTH];
-	CHECK(take(ended) == 1);
-	printf("\"verifiedRequests\": %" PRIu64, count * 3);
-}
+/* How often each page was written, as it says itself. */
+static uint32_t *written;
+static uint64_t disk_pages;
 
 static double seconds(void)
 {
@@ -290,34 +270,120 @@ static double seconds(void)
 	return now.tv_sec + now.tv_nsec / 1e9;
 }
 
-static void load(const char *name, unsigned operation, unsigned pages, unsigned depth, uint64_t sectors, double limit)
-{
-	uint64_t places = sectors / (PAGES_PER_REQUEST * SECTORS_PER_PAGE), done = 0, before = notifications;
-	unsigned ended[MAX_DEPTH], in_flight = 0;
-	uint32_t random = 1;
-	double start = seconds();
+enum how { FILL, COMPARE, STAMP, LOOK };
 
-	if (depth > RING_SIZE(&ring))
-		depth = RING_SIZE(&ring);
-	for (unsigned i = 0; i < depth; i++)
-		ended[i] = i;
-	unsigned ready = depth;
-	while (seconds() - start < limit || in_flight > 0) {
-		int going_on = seconds() - start < limit;
-		for (unsigned i = 0; i < ready && going_on; i++, in_flight++) {
-			random = random * 1103515245 + 12345;
-			put(operation, ended[i], (random >> 8) % places * PAGES_PER_REQUEST * SECTORS_PER_PAGE, pages);
+struct load {
+	enum how how;
+	unsigned pages, depth; /* of a request; requests in flight */
+	uint64_t requests; /* no more than these, or 0 ... */
+	double limit; /* ... until so many seconds have passed */
+};
+
+static void prepare(enum how how, uint8_t *bytes, uint64_t page)
+{
+	if (how == FILL)
+		fill(bytes, page, ++written[page]);
+	else if (how == STAMP)
+		stamp(bytes, page, ++written[page]);
+	else if (how == COMPARE)
+		memset(bytes, 0xee, PAGE);
+}
+
+static int is_right(enum how how, const uint8_t *bytes, uint64_t page)
+{
+	if (how == COMPARE)
+		return is_filled(bytes, page, written[page]);
+	return how != LOOK || is_stamped(bytes, page, written[page]);
+}
+
+/* Places of the disk in a shuffled order, over and over: no two requests in flight touch the same. */
+static uint32_t *shuffled(uint32_t count)
+{
+	uint32_t *order = malloc(count * sizeof *order), random = 1;
+
+	CHECK(order);
+	for (uint32_t i = 0; i < count; i++)
+		order[i] = i;
+	for (uint32_t i = count - 1; i > 0; i--) {
+		random = random * 1103515245 + 12345;
+		uint32_t other = (random >> 8) % (i + 1), place = order[i];
+		order[i] = order[other];
+		order[other] = place;
+	}
+	return order;
+}
+
+/* Carries a load out and returns how many requests it had. */
+static uint64_t run(struct load load)
+{
+	uint32_t places = disk_pages / load.pages, *order = shuffled(places);
+	unsigned free_slots[MAX_DEPTH], free_count = load.depth, ended[MAX_DEPTH];
+	unsigned operation = load.how == FILL || load.how == STAMP ? BLKIF_OP_WRITE : BLKIF_OP_READ;
+	uint64_t page_of[MAX_DEPTH], sent = 0, done = 0;
+	double end = seconds() + load.limit;
+
+	CHECK(load.depth <= RING_SIZE(&ring) && load.depth < places);
+	for (unsigned i = 0; i < load.depth; i++)
+		free_slots[i] = i;
+	for (;;) {
+		int going_on = load.requests > 0 ? sent < load.requests : seconds() < end;
+		for (; going_on && free_count > 0; going_on = load.requests == 0 || sent < load.requests) {
+			unsigned slot = free_slots[--free_count];
+			uint64_t first = (uint64_t)order[sent++ % places] * load.pages;
+			page_of[slot] = first;
+			for (unsigned page = 0; page < load.pages; page++)
+				prepare(load.how, data(slot, page), first + page);
+			put(operation, slot, first * SECTORS_PER_PAGE, load.pages);
 		}
 		push();
-		if (in_flight == 0)
+		if (free_count == load.depth)
 			break;
-		ready = take(ended);
-		in_flight -= ready;
-		done += ready;
+		unsigned count = take(ended);
+		for (unsigned i = 0; i < count; i++) {
+			unsigned slot = ended[i];
+			for (unsigned page = 0; page < load.pages; page++)
+				if (!is_right(load.how, data(slot, page), page_of[slot] + page))
+					fail("a page that is not what was written");
+			free_slots[free_count++] = slot;
+		}
+		done += count;
 	}
-	double elapsed = seconds() - start;
-	printf(", \"%s\": {\"iops\": %.0f, \"requestsPerEvent\": %.2f}", name, done / elapsed,
-	       (double)done / (notifications - before ? notifications - before : 1));
+	free(order);
+	return done;
+}
+
+/* Goes over the whole disk once. */
+static uint64_t sweep(enum how how)
+{
+	unsigned depth = RING_SIZE(&ring) < 32 ? RING_SIZE(&ring) : 32;
+
+	return run((struct load){how, PAGES_PER_REQUEST, depth, disk_pages / PAGES_PER_REQUEST, 0});
+}
+
+static void verify(void)
+{
+	unsigned ended[MAX_DEPTH];
+	uint64_t requests = sweep(FILL) + sweep(FILL) + sweep(COMPARE);
+
+	put(BLKIF_OP_FLUSH_DISKCACHE, 0, 0, 0);
+	push();
+	CHECK(take(ended) == 1);
+	printf("{\"verifiedRequests\": %" PRIu64 "}\n", requests);
+}
+
+static void measure(const char *operation, unsigned pages, unsigned depth, double limit)
+{
+	uint64_t before = notifications;
+	int writes = strcmp(operation, "write") == 0;
+	double began = seconds();
+
+	CHECK(pages >= 1 && pages <= PAGES_PER_REQUEST && depth >= 1 && depth <= MAX_DEPTH);
+	uint64_t done = run((struct load){writes ? STAMP : LOOK, pages, depth, 0, limit});
+	double rate = done / (seconds() - began);
+	uint64_t events = notifications - before;
+	if (writes)
+		sweep(LOOK);
+	printf("{\"iops\": %.0f, \"requestsPerEvent\": %.2f}\n", rate, (double)done / (events ? events : 1));
 }
 
 static void connect_ring(unsigned order, unsigned persistent)
@@ -351,14 +417,14 @@ static void connect_ring(unsigned order, unsigned persistent)
 
 int main(int count, char **arguments)
 {
-	unsigned length;
-	char path[320];
+	unsigned length, pages, depth;
+	char path[320], operation[8];
+	double limit;
 
-	CHECK(count == 7);
+	CHECK(count == 6);
 	const char *folder = arguments[1];
 	self_domid = atoi(arguments[2]);
 	snprintf(front, sizeof front, "%s", arguments[3]);
-	double limit = atof(arguments[6]);
 	snprintf(path, sizeof path, "%s/domain-%u/xenstored.sock", folder, self_domid);
 	setenv("XENSTORED_PATH", path, 1);
 	CHECK(store = xs_open(0));
@@ -371,16 +437,14 @@ int main(int count, char **arguments)
 	peer = open_domain(folder, peer_domid);
 	wait_for_backend(2);
 	connect_ring(atoi(arguments[4]), atoi(arguments[5]));
-	uint64_t sectors = read_key(back, "sectors");
-	CHECK(sectors > 0);
+	/* What no request of 11 pages covers is left alone. */
+	disk_pages = read_key(back, "sectors") / SECTORS_PER_PAGE / PAGES_PER_REQUEST * PAGES_PER_REQUEST;
+	CHECK(disk_pages > 0 && (written = calloc(disk_pages, sizeof *written)));
 
-	printf("{");
-	verify(sectors);
-	load("read4KiBDepth1", BLKIF_OP_READ, 1, 1, sectors, limit);
-	load("read4KiBDepth32", BLKIF_OP_READ, 1, 32, sectors, limit);
-	load("write4KiBDepth32", BLKIF_OP_WRITE, 1, 32, sectors, limit);
-	load("read44KiBDepth32", BLKIF_OP_READ, 11, 32, sectors, limit);
-	printf("}\n");
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	verify();
+	while (scanf("%7s %u %u %lf", operation, &pages, &depth, &limit) == 4)
+		measure(operation, pages, depth, limit);
 
 	write_key("state", 5);
 	wait_for_backend(5);
