@@ -84,6 +84,8 @@ export class Lab implements AsyncDisposable {
     this.folder = folder;
     this.#patience = options.steadyTime === true ? STEADY_PATIENCE : 1;
     this.#qemu = qemu;
+    // Each command that runs listens for the end of it.
+    qemu.setMaxListeners(0);
     this.#agent = qemu.stdio[3] as Socket;
     createInterface({ input: this.#agent }).on("line", (line) => this.#heard(line));
   }
