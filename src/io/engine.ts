@@ -49,23 +49,47 @@ export interface IoFileOwner {
   finished(request: IoRequest, result: number): void;
 }
 
+/** What stands between a file's requests and its disk. */
+export const Caching = {
+  /** O_DIRECT, or nobody knows: any call may wait. */
+  unknown: 0,
+  /** The page cache, and a disk behind it. */
+  disk: 1,
+  /** There is no disk (tmpfs). */
+  memory: 2,
+} as const;
+export type Caching = (typeof Caching)[keyof typeof Caching];
+
+/** How a file has got on with the page cache. */
+export class PageCacheState {
+  /** Its file system answers a read that must not wait. */
+  readsAtOnce = true;
+  /** Reads left before the page cache is tried again after a miss. */
+  missesLeft = 0;
+  /** Writes left before one is done at once again after one that took long ... */
+  stallLeft = 0;
+  /** ... and how many that were; 0 where none has. */
+  stall = 0;
+}
+
 /** An open file as engines see it. The owner closes the descriptor, when nothing is in flight. */
 export class IoFile {
   readonly descriptor: number;
   readonly owner: IoFileOwner;
-  /** A read may be tried from the page cache at once: neither O_DIRECT nor a file system without RWF_NOWAIT. */
-  cached: boolean;
-  /** Reads left before the page cache is tried again after a miss. */
-  missesLeft = 0;
+  readonly caching: Caching;
+  /** What page-cache.ts knows of it. */
+  readonly pageCache: PageCacheState = new PageCacheState();
+  /** fdatasyncs under way. */
+  syncs = 0;
   readonly waiting: Fifo<IoRequest> = new Fifo();
   /** In the engine's list of files that have requests waiting. */
   listed = false;
   next: IoFile | undefined = undefined;
 
-  constructor(descriptor: number, owner: IoFileOwner, cached: boolean) {
+  constructor(descriptor: number, owner: IoFileOwner, caching: Caching) {
     this.descriptor = descriptor;
     this.owner = owner;
-    this.cached = cached;
+    this.caching = caching;
   }
 }
 
@@ -147,7 +171,9 @@ export abstract class Engine implements Kickable {
   /** fdatasync in libuv's threads for every engine: io_uring too would hand it to a thread, and here anyone can see
    * it happen. It takes the disk's time, next to which the closure is nothing. */
   protected sync(file: IoFile, request: IoRequest): void {
+    file.syncs++;
     fdatasync(file.descriptor, (error) => {
+      file.syncs--;
       file.owner.finished(request, error === null ? 0 : (error.errno ?? -EIO));
       this.reactor.settle();
     });

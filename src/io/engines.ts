@@ -10,8 +10,8 @@ import { UringEngine } from "./uring-engine.ts";
 /** "auto", or the engine that the user named. */
 export type EngineChoice = "auto" | EngineName;
 
-/** The engine for a file. On tmpfs plain calls are fastest and never wait for a disk; elsewhere io_uring, and libuv's
- * threads where it is missing. Throws an Error that says why the one that the user named does not work here. */
+/** The engine for a file: io_uring, and where it is missing libuv's threads, or plain calls on tmpfs, which never wait for
+ * a disk. Throws an Error that says why the one that the user named does not work here. */
 export function chooseEngine(
   choice: EngineChoice,
   file: { readonly inMemory: boolean },
@@ -21,10 +21,10 @@ export function chooseEngine(
     if (choice === "auto") return "libuv";
     throw new Error(`the engine ${choice} needs foreign calls, and ${ffiMissingReason()}`);
   }
-  if (choice === "pread" || (choice === "auto" && file.inMemory)) return "pread";
+  if (choice === "pread") return choice;
   const missing = ioUringMissingReason();
   if (missing === undefined) return "io_uring";
-  if (choice === "auto") return "libuv";
+  if (choice === "auto") return file.inMemory ? "pread" : "libuv";
   throw new Error(`the engine io_uring does not work here: ${missing}`);
 }
 

@@ -40,44 +40,62 @@ export class PreadEngine extends Engine {
         this.sync(file, request);
       } else if (operation <= IoOperation.write) {
         bytes += request.length;
-        file.owner.finished(request, this.#transfer(file, request, operation));
+        file.owner.finished(
+          request,
+          transfer(this.#calls, file, request, operation, this.#vectors, 0),
+        );
       } else {
         adjust(this.#calls, this.reactor, file, request, operation);
       }
     }
     if (this.waiting > 0) this.needKick();
   }
+}
 
-  #transfer(file: IoFile, request: IoRequest, operation: IoOperation): number {
-    const vectors = this.#vectors;
-    const { offset, length, segmentByte } = request;
-    for (let done = 0; done < length; ) {
-      vectors.fill(0, request.segments!, segmentByte + done, length - done);
-      const count = this.#call(file.descriptor, operation === IoOperation.read, offset + done);
-      if (count > 0) done += count;
-      else if (count === 0) return -EIO;
-      else {
-        const errno = this.#calls.errno();
-        if (errno !== EINTR && errno !== EAGAIN) return -errno;
-      }
+/** Reads or writes all of a request. Returns 0 or a negative errno. Uses the slot's vectors, which are free again on
+ * return. */
+export function transfer(
+  calls: Ffi,
+  { descriptor }: IoFile,
+  { segments, segmentByte, offset, length }: IoRequest,
+  operation: IoOperation,
+  vectors: VectorTable,
+  slot: number,
+): number {
+  const read = operation === IoOperation.read;
+  for (let done = 0; done < length; ) {
+    vectors.fill(slot, segments!, segmentByte + done, length - done);
+    const count = call(calls, descriptor, read, vectors, slot, offset + done);
+    if (count > 0) done += count;
+    // Nothing read or written: the file ends inside the disk.
+    else if (count === 0) return -EIO;
+    else {
+      const errno = calls.errno();
+      if (errno !== EINTR && errno !== EAGAIN) return -errno;
     }
-    return 0;
   }
+  return 0;
+}
 
-  /** Bytes done of the vectors filled last, or -1. */
-  #call(descriptor: number, read: boolean, offset: number): number {
-    const calls = this.#calls;
-    const { firstAddress, byteLength, count } = this.#vectors;
-    if (count === 1) {
-      return read
-        ? calls.pread(descriptor, firstAddress, byteLength, offset)
-        : calls.pwrite(descriptor, firstAddress, byteLength, offset);
-    }
-    const table = this.#vectors.addressOf(0);
+/** Bytes done of the vectors filled last, or -1. */
+function call(
+  calls: Ffi,
+  descriptor: number,
+  read: boolean,
+  vectors: VectorTable,
+  slot: number,
+  offset: number,
+): number {
+  const { firstAddress, byteLength, count } = vectors;
+  if (count === 1) {
     return read
-      ? calls.preadv2(descriptor, table, count, offset, 0)
-      : calls.pwritev2(descriptor, table, count, offset, 0);
+      ? calls.pread(descriptor, firstAddress, byteLength, offset)
+      : calls.pwrite(descriptor, firstAddress, byteLength, offset);
   }
+  const table = vectors.addressOf(slot);
+  return read
+    ? calls.preadv2(descriptor, table, count, offset, 0)
+    : calls.pwritev2(descriptor, table, count, offset, 0);
 }
 
 /** Changes a file's blocks and finishes the request: long ranges in another thread, because tmpfs takes or gives back

@@ -4,6 +4,7 @@
  *
  * Invariant: a slot is free or holds one request with at most one entry in the kernel, and user_data is its number.
  */
+import { performance } from "node:perf_hooks";
 import { EAGAIN, EINTR, EIO, Engine, type IoFile, IoOperation, type IoRequest } from "./engine.ts";
 import type { Ffi } from "./ffi.ts";
 import { FALLOCATE_MODE, POSIX_FADV_WILLNEED } from "./file-modes.ts";
@@ -16,15 +17,14 @@ import {
   IORING_OP_WRITEV,
   IoUring,
 } from "./io-uring.ts";
-import { readCached } from "./page-cache.ts";
+import { goesAtOnce, needsThread, readCached, tookAtOnce } from "./page-cache.ts";
 import { type Watcher, watchReadable } from "./poller.ts";
+import { transfer } from "./pread-engine.ts";
 import type { Reactor } from "./reactor.ts";
 import { VectorTable } from "./vector-table.ts";
 
 /** Requests in the kernel at once: eight disks of depth 32. More wait in their files' queues. */
 const DEPTH = 256;
-/** A round of at most so many requests tries the page cache first; a larger one pays for the ring's call together. */
-const SMALL_ROUND = 2;
 /** Times that one request may be interrupted or turned away before it fails. */
 const MAXIMUM_RETRIES = 100;
 
@@ -42,6 +42,8 @@ export class UringEngine extends Engine {
   readonly #done = new Float64Array(DEPTH);
   readonly #free = new Uint16Array(DEPTH);
   #freeCount = DEPTH;
+  /** Requests in flight that the kernel has left to threads of its own. */
+  #inThreads = 0;
   #prepared = false;
   #keepsAlive = false;
 
@@ -63,29 +65,41 @@ export class UringEngine extends Engine {
   }
 
   protected override work(budget: number): void {
-    const tryCache = budget <= SMALL_ROUND;
+    const round = budget;
     for (; budget > 0 && this.#freeCount > 0; budget--) {
       const file = this.nextFile();
       if (file === undefined) break;
       const request = this.take(file);
       const operation = file.owner.operationOf(request);
       if (operation === IoOperation.sync) this.sync(file, request);
-      else this.#start(file, request, operation, tryCache);
+      else if (!goesAtOnce(file, operation, request, round, this.#inThreads > 0)) {
+        this.#start(file, request, operation, 0);
+      } else if (operation === IoOperation.read) this.#readAtOnce(file, request);
+      else this.#writeAtOnce(file, request);
     }
     this.#turn();
   }
 
-  #start(file: IoFile, request: IoRequest, operation: IoOperation, tryCache: boolean): void {
+  #readAtOnce(file: IoFile, request: IoRequest): void {
     const slot = this.#free[this.#freeCount - 1]!;
-    let done = 0;
-    if (tryCache && operation === IoOperation.read) {
-      done = readCached(this.#calls, file, request, this.#vectors, slot);
-      if (done === request.length) {
-        file.owner.finished(request, 0);
-        return;
-      }
-    }
+    const done = readCached(this.#calls, file, request, this.#vectors, slot);
+    if (done === request.length) file.owner.finished(request, 0);
+    else this.#start(file, request, IoOperation.read, done);
+  }
+
+  #writeAtOnce(file: IoFile, request: IoRequest): void {
+    const slot = this.#free[this.#freeCount - 1]!;
+    const began = performance.now();
+    const result = transfer(this.#calls, file, request, IoOperation.write, this.#vectors, slot);
+    tookAtOnce(file, performance.now() - began);
+    file.owner.finished(request, result);
+  }
+
+  /** Hands the kernel what is left of a request of which `done` bytes are. */
+  #start(file: IoFile, request: IoRequest, operation: IoOperation, done: number): void {
+    const slot = this.#free[this.#freeCount - 1]!;
     this.#freeCount--;
+    if (needsThread(file, operation)) this.#inThreads++;
     this.#requests[slot] = request;
     this.#files[slot] = file;
     this.#operations[slot] = operation;
@@ -172,6 +186,7 @@ export class UringEngine extends Engine {
       if (done < request.length) result = -EIO;
     }
     const file = this.#files[slot]!;
+    if (needsThread(file, operation as IoOperation)) this.#inThreads--;
     this.#requests[slot] = undefined;
     this.#files[slot] = undefined;
     this.#free[this.#freeCount++] = slot;

@@ -6,7 +6,13 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, describe, test } from "node:test";
 import { promisify } from "node:util";
-import { type EngineName, IoFile, IoOperation, type IoRequest } from "../../src/io/engine.ts";
+import {
+  Caching,
+  type EngineName,
+  IoFile,
+  IoOperation,
+  type IoRequest,
+} from "../../src/io/engine.ts";
 import { chooseEngine, ioUringMissingReason, leaseEngine } from "../../src/io/engines.ts";
 import { ffi, ffiMissingReason } from "../../src/io/ffi.ts";
 import { allocateRegion, SegmentList } from "../../src/io/memory.ts";
@@ -62,7 +68,7 @@ for (const name of engines) {
     try {
       const request = (path: number, operation: IoOperation) => {
         const made = new Request(operation, 0, 512, memory(512));
-        lease.engine.submit(new IoFile(path, owner, false), made);
+        lease.engine.submit(new IoFile(path, owner, Caching.unknown), made);
         reactor.settle();
         return made.result;
       };
@@ -116,8 +122,8 @@ for (const name of engines) {
           owner.finished(request, result);
         },
       };
-      const busy = new IoFile(descriptor, inOrder, false);
-      const quiet = new IoFile(descriptor, inOrder, false);
+      const busy = new IoFile(descriptor, inOrder, Caching.unknown);
+      const quiet = new IoFile(descriptor, inOrder, Caching.unknown);
       const requests: Request[] = [];
       for (let i = 0; i < 1000; i++) {
         const request = new Request(IoOperation.read, 0, 512, memory(512));
@@ -135,11 +141,11 @@ for (const name of engines) {
   });
 }
 
-test("the choice: plain calls in memory, io_uring elsewhere, libuv where they are missing", () => {
+test("the choice: io_uring; where it is missing plain calls in memory, libuv elsewhere", () => {
   assert.equal(chooseEngine("libuv", { inMemory: true }), "libuv");
   const best = engines.at(-1)!;
   assert.equal(chooseEngine("auto", { inMemory: false }), best === "pread" ? "libuv" : best);
-  assert.equal(chooseEngine("auto", { inMemory: true }), ffi() === undefined ? "libuv" : "pread");
+  assert.equal(chooseEngine("auto", { inMemory: true }), best);
   if (ffi() === undefined) {
     assert.throws(
       () => chooseEngine("pread", { inMemory: true }),
@@ -163,11 +169,12 @@ describe("what the system can do to us", { skip: ffiMissingReason() ?? false }, 
       "io_uring_setup:error=EPERM",
       `import { chooseEngine } from ${source("engines")};
        console.log(chooseEngine("auto", { inMemory: false }));
+       console.log(chooseEngine("auto", { inMemory: true }));
        try { chooseEngine("io_uring", { inMemory: false }); } catch (error) { console.log(error.message); }`,
     );
     assert.equal(
       stdout,
-      "libuv\nthe engine io_uring does not work here: EPERM: operation not permitted, io_uring_setup\n",
+      "libuv\npread\nthe engine io_uring does not work here: EPERM: operation not permitted, io_uring_setup\n",
     );
   });
 
@@ -190,7 +197,7 @@ describe("what the system can do to us", { skip: ffiMissingReason() ?? false }, 
        const file = new IoFile(openSync(${JSON.stringify(path)}), {
          operationOf: () => 0,
          finished: (request, result) => console.log(result, region.bytes[0], region.bytes[8191]),
-       }, true);
+       }, 1);
        for (let i = 0; i < 2; i++) {
          lease.engine.submit(file, { offset: 0, length: 8192, segments, segmentByte: 0 });
          reactor.settle();

@@ -4,7 +4,7 @@
  * Invariants: the memory is one bounded pool; requests that find none free wait in order; a request is copied before it
  * is written and after it was read, never while the kernel has it.
  */
-import { type Engine, IoFile, type IoFileOwner, IoOperation } from "../../../io/engine.ts";
+import { Caching, type Engine, IoFile, type IoFileOwner, IoOperation } from "../../../io/engine.ts";
 import { SegmentList } from "../../../io/memory.ts";
 import { Fifo } from "../../../util/fifo.ts";
 import { type BlockRequest, Operation } from "../../block-store.ts";
@@ -42,7 +42,7 @@ export class Bouncer implements IoFileOwner, Disposable {
     owner: { finished(request: BlockRequest, result: number): void },
   ) {
     this.#engine = engine;
-    this.#file = new IoFile(descriptor, this, false);
+    this.#file = new IoFile(descriptor, this, Caching.unknown);
     this.#mask = alignment - 1;
     this.#owner = owner;
   }

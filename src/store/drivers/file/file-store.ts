@@ -9,7 +9,7 @@
  */
 import { fdatasync, ftruncate } from "node:fs";
 import { promisify } from "node:util";
-import { type Engine, IoFile, IoOperation } from "../../../io/engine.ts";
+import { Caching, type Engine, IoFile, IoOperation } from "../../../io/engine.ts";
 import type { EngineLease } from "../../../io/engines.ts";
 import { ffi } from "../../../io/ffi.ts";
 import { allocateRegion } from "../../../io/memory.ts";
@@ -91,7 +91,7 @@ export class FileStore implements BlockStore {
     this.#image = image;
     this.#lease = lease;
     this.#engine = lease.engine;
-    this.#file = new IoFile(image.descriptor, this, !image.inMemory && !image.direct);
+    this.#file = new IoFile(image.descriptor, this, cachingOf(image));
     if (image.direct) {
       this.#bouncer = new Bouncer(this.#engine, image.descriptor, image.minimum, this);
     }
@@ -365,6 +365,11 @@ export class FileStore implements BlockStore {
     this.#bouncer?.[Symbol.dispose]();
     await this.#image[Symbol.asyncDispose]();
   }
+}
+
+function cachingOf({ direct, inMemory }: Image): Caching {
+  if (direct) return Caching.unknown;
+  return inMemory ? Caching.memory : Caching.disk;
 }
 
 function describe(image: Image, readOnly: boolean, engine: string): BlockStoreInfo {
