@@ -1,6 +1,7 @@
 /** A frontend with what its backend's store knows and the block protocol cannot say: where the disk has holes, and how
  * to change its size. Data, flushes and discards cross the ring; these two questions go to the backend beside it. */
 import type { BlockFrontend } from "../block/index.ts";
+import type { MemoryRegion } from "../io/memory.ts";
 import type {
   BlockRequest,
   BlockStore,
@@ -31,6 +32,10 @@ export class VbdStore implements BlockStore {
       this.#info = { ...seen, native: new Set<NativeFeature>([...seen.native, "extents"]) };
     }
     return this.#info;
+  }
+
+  allocate(byteLength: number): MemoryRegion | undefined {
+    return this.#frontend.allocate(byteLength);
   }
 
   submit(request: BlockRequest): void {

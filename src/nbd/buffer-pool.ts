@@ -4,7 +4,9 @@
  * Small buffers are cut from slabs, large ones are regions of their own. What is given back is kept for the next, up
  * to a bound; the pool's users bound what is out. Invariant: a slab's region is disposed only while all of it is here.
  */
-import { allocateRegion, type MemoryRegion } from "../io/memory.ts";
+import type { MemoryRegion } from "../io/memory.ts";
+import { allocateFor } from "../store/allocate-for.ts";
+import type { BlockStore } from "../store/block-store.ts";
 
 /** 4 KiB, the smallest buffer: a page, so that every buffer is aligned for O_DIRECT. */
 const SMALLEST_SHIFT = 12;
@@ -32,9 +34,15 @@ interface SlabBuffer extends PooledBuffer {
 }
 
 export class BufferPool implements Disposable {
+  readonly #store: BlockStore;
   readonly #free: SlabBuffer[][] = [];
   #freeBytes = 0;
   #disposed = false;
+
+  /** Memory for requests to `store`. */
+  constructor(store: BlockStore) {
+    this.#store = store;
+  }
 
   /** Memory of at least `length` bytes, with whatever it held before. */
   take(length: number): PooledBuffer {
@@ -68,7 +76,7 @@ export class BufferPool implements Disposable {
   #addSlab(sizeClass: number, free: SlabBuffer[]): void {
     const capacity = 2 ** (sizeClass + SMALLEST_SHIFT);
     const byteLength = Math.max(capacity, SLAB_BYTES);
-    const slab: Slab = { region: allocateRegion(byteLength), buffers: [], free: 0 };
+    const slab: Slab = { region: allocateFor(this.#store, byteLength), buffers: [], free: 0 };
     for (let start = 0; start < byteLength; start += capacity) {
       slab.buffers.push({ region: slab.region, start, capacity, slab, sizeClass });
     }

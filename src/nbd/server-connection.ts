@@ -45,9 +45,15 @@ const MAX_EXTENTS = 4095;
 
 const Receiving = { header: 0, payload: 1, skip: 2, nothing: 3 } as const;
 
+/** What the connections of an export share. */
+export interface ServedStore {
+  /** Takes every request of any length, whatever the exported store lacks. */
+  readonly store: BlockStore;
+  readonly pool: BufferPool;
+}
+
 export interface ConnectionEnvironment {
   readonly reactor: Reactor;
-  readonly pool: BufferPool;
   readonly clock: Clock;
   /** Called once, when the connection is closed and no store has anything of it. */
   ended(connection: ServerConnection): void;
@@ -57,8 +63,8 @@ export class ServerConnection implements TransportUser, RequestOwner, Kickable {
   readonly target: ReceiveTarget = new ReceiveTarget();
   readonly #transport: Transport;
   readonly #negotiated: Negotiated;
-  /** Takes every request of any length, whatever the exported store lacks. */
   readonly #store: BlockStore;
+  readonly #pool: BufferPool;
   readonly #environment: ConnectionEnvironment;
   readonly #input: MemoryRegion;
   readonly #headers: MemoryRegion;
@@ -89,12 +95,13 @@ export class ServerConnection implements TransportUser, RequestOwner, Kickable {
   constructor(
     transport: Transport,
     negotiated: Negotiated,
-    store: BlockStore,
+    { store, pool }: ServedStore,
     environment: ConnectionEnvironment,
   ) {
     this.#transport = transport;
     this.#negotiated = negotiated;
     this.#store = store;
+    this.#pool = pool;
     this.#environment = environment;
     this.#activeAt = environment.clock.now();
     this.#input = allocateRegion(INPUT_BYTES);
@@ -229,7 +236,7 @@ export class ServerConnection implements TransportUser, RequestOwner, Kickable {
   }
 
   #hold(command: Command, bytes: number): void {
-    command.buffer = this.#environment.pool.take(bytes);
+    command.buffer = this.#pool.take(bytes);
     this.#heldBytes += command.buffer.capacity;
   }
 
@@ -338,7 +345,7 @@ export class ServerConnection implements TransportUser, RequestOwner, Kickable {
     if (buffer !== undefined) {
       this.#heldBytes -= buffer.capacity;
       command.buffer = undefined;
-      this.#environment.pool.give(buffer);
+      this.#pool.give(buffer);
     }
     this.#freeCommands.push(command);
   }

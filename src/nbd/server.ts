@@ -19,7 +19,11 @@ import { type Clock, systemClock } from "../util/clock.ts";
 import { BufferPool } from "./buffer-pool.ts";
 import { ExportTable, type NbdExport } from "./export.ts";
 import { HandshakeStream } from "./handshake-stream.ts";
-import { type ConnectionEnvironment, ServerConnection } from "./server-connection.ts";
+import {
+  type ConnectionEnvironment,
+  type ServedStore,
+  ServerConnection,
+} from "./server-connection.ts";
 import { serverHandshake } from "./server-handshake.ts";
 import { openTransport, type TransportKind } from "./transports.ts";
 import { formatNbdUri, type NbdAddress } from "./uri.ts";
@@ -78,8 +82,7 @@ export class NbdServer implements AsyncDisposable {
   readonly #transport: TransportKind;
   readonly #clock: Clock;
   readonly #environment: ConnectionEnvironment;
-  readonly #pool = new BufferPool();
-  readonly #stores = new Map<BlockStore, BlockStore>();
+  readonly #stores = new Map<BlockStore, ServedStore>();
   readonly #listeners: Server[] = [];
   readonly #handshakes = new Set<Socket>();
   readonly #connections = new Set<ServerConnection>();
@@ -108,7 +111,6 @@ export class NbdServer implements AsyncDisposable {
     this.#clock = options.clock ?? systemClock;
     this.#environment = {
       reactor: this.#reactor,
-      pool: this.#pool,
       clock: this.#clock,
       ended: (connection) => this.#ended(connection),
     };
@@ -119,7 +121,9 @@ export class NbdServer implements AsyncDisposable {
   add(entry: NbdExport): void {
     this.#exports.add(entry);
     const { store } = entry;
-    if (!this.#stores.has(store)) this.#stores.set(store, emulate(store, this.#reactor));
+    if (this.#stores.has(store)) return;
+    const whole = emulate(store, this.#reactor);
+    this.#stores.set(store, { store: whole, pool: new BufferPool(whole) });
   }
 
   /** Clients of an export that was added. */
@@ -136,7 +140,9 @@ export class NbdServer implements AsyncDisposable {
       for (const connection of this.#connections) if (ofIt(connection)) connection.destroy();
     } else await this.#gone(ofIt);
     const others = [...this.#exports].some(({ store }) => store === entry.store);
-    if (!others) this.#stores.delete(entry.store);
+    if (others) return;
+    this.#stores.get(entry.store)?.pool[Symbol.dispose]();
+    this.#stores.delete(entry.store);
   }
 
   get counters(): NbdServerCounters {
@@ -198,8 +204,8 @@ export class NbdServer implements AsyncDisposable {
         return;
       }
       const transport = openTransport(this.#transport, socket, stream.release(), this.#reactor);
-      const store = this.#stores.get(negotiated.export.store)!;
-      const connection = new ServerConnection(transport, negotiated, store, this.#environment);
+      const served = this.#stores.get(negotiated.export.store)!;
+      const connection = new ServerConnection(transport, negotiated, served, this.#environment);
       this.#connections.add(connection);
       this.#reactor.settle();
     } catch {
@@ -278,11 +284,12 @@ export class NbdServer implements AsyncDisposable {
       for (const connection of this.#connections) connection.destroy();
     }
     await Promise.all(closed);
-    const flushes = [...this.#stores.values()]
-      .filter((store) => !store.info.readOnly)
-      .map((store) => flushStore(store, this.#reactor));
+    const served = [...this.#stores.values()];
+    const flushes = served
+      .filter(({ store }) => !store.info.readOnly)
+      .map(({ store }) => flushStore(store, this.#reactor));
     await Promise.all(flushes);
-    this.#pool[Symbol.dispose]();
+    for (const { pool } of served) pool[Symbol.dispose]();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -4,7 +4,7 @@
  * Invariant: a request belongs to whoever submitted it until `completed` is called, exactly once and never inside
  * `submit`. There is no order between requests in flight: a flush covers what had completed when it was submitted.
  */
-import type { SegmentList } from "../io/memory.ts";
+import type { MemoryRegion, SegmentList } from "../io/memory.ts";
 import type { Reactor } from "../io/reactor.ts";
 import type { ParameterTable } from "./parameters.ts";
 
@@ -120,6 +120,9 @@ export interface BlockStore extends AsyncDisposable {
   readonly info: BlockStoreInfo;
   /** Takes the request; never completes it here and never refuses it: the pool it came from is the bound. */
   submit(request: BlockRequest): void;
+  /** Zeroed memory, the caller's until its disposal, with which requests cost this store less than with any other (which does
+   * as well): undefined where it has none to lend. Absent where all memory is alike. */
+  allocate?(byteLength: number): MemoryRegion | undefined;
   /** The extents that cover [offset, offset + length), in order, without gaps; the last may be cut to the range.
    * Rejects with a StoreError. */
   extents(offset: number, length: number, signal?: AbortSignal): AsyncIterable<Extent>;

@@ -7,6 +7,7 @@
  *
  * Invariant: every request ends once, outside of `submit`; children live in a pool that grows to the depth in use.
  */
+import type { MemoryRegion } from "../io/memory.ts";
 import type { Kickable, Reactor } from "../io/reactor.ts";
 import { Fifo } from "../util/fifo.ts";
 import {
@@ -109,6 +110,10 @@ export abstract class ForwardingStore implements BlockStore, RequestOwner, Kicka
       request.owner.completed(request);
     }
     if (this.#answerCount === 0) for (const done of this.#onanswered.splice(0)) done();
+  }
+
+  allocate(byteLength: number): MemoryRegion | undefined {
+    return this.next.allocate?.(byteLength);
   }
 
   extents(offset: number, length: number, signal?: AbortSignal): AsyncIterable<Extent> {

@@ -13,9 +13,11 @@ export const POOL_BYTES: number = SLOT_COUNT * SLOT_BYTES;
 export class StagingPool implements Disposable {
   readonly #free = new Uint16Array(SLOT_COUNT);
   #freeCount = SLOT_COUNT;
+  readonly #allocate: (byteLength: number) => MemoryRegion;
   #region: MemoryRegion | undefined = undefined;
 
-  constructor() {
+  constructor(allocate: (byteLength: number) => MemoryRegion = allocateRegion) {
+    this.#allocate = allocate;
     // The top of the stack is the lowest slot: neighbours taken in order become one segment.
     for (let i = 0; i < SLOT_COUNT; i++) this.#free[i] = SLOT_COUNT - 1 - i;
   }
@@ -24,7 +26,7 @@ export class StagingPool implements Disposable {
   take(list: SegmentList, length: number): boolean {
     const slots = Math.ceil(length / SLOT_BYTES);
     if (slots > this.#freeCount) return false;
-    this.#region ??= allocateRegion(POOL_BYTES);
+    this.#region ??= this.#allocate(POOL_BYTES);
     for (let i = 0; i < slots; i++) {
       this.#freeCount--;
       list.add(this.#region, this.#free[this.#freeCount]! * SLOT_BYTES, SLOT_BYTES);

@@ -8,6 +8,7 @@
 import { SegmentList } from "../io/memory.ts";
 import type { Reactor } from "../io/reactor.ts";
 import { Fifo } from "../util/fifo.ts";
+import { allocateFor } from "./allocate-for.ts";
 import {
   BlockRequest,
   type BlockStore,
@@ -114,7 +115,7 @@ class Piece {
 export class TransferQueue implements RequestOwner {
   readonly #store: BlockStore;
   readonly #reactor: Reactor;
-  readonly #pool = new StagingPool();
+  readonly #pool: StagingPool;
   readonly #pieces: Piece[] = [];
   readonly #free = new Fifo<Piece>();
   /** For slots. */
@@ -132,6 +133,7 @@ export class TransferQueue implements RequestOwner {
     }
     this.#store = store;
     this.#reactor = reactor;
+    this.#pool = new StagingPool((byteLength) => allocateFor(store, byteLength));
   }
 
   run(transfer: Transfer): Promise<void> {

@@ -1,6 +1,7 @@
 /** Requests for tests: each is watched from its submission to its end, and its memory is seen by nobody else. */
 import { allocateRegion, type MemoryRegion, SegmentList } from "../io/memory.ts";
 import type { Reactor } from "../io/reactor.ts";
+import { allocateFor } from "../store/allocate-for.ts";
 import {
   BlockRequest,
   type BlockStore,
@@ -25,6 +26,8 @@ export interface RequestShape {
 
 /** Bytes before and after each segment, that nobody may touch. */
 const GUARD_BYTES = 8;
+/** The same in memory that a store lends, which it may take page by page. */
+const LENT_GUARD_BYTES = 4096;
 const GUARD = 0xa5;
 
 /** A request under way, and what was seen of it. */
@@ -76,6 +79,8 @@ export class RequestRunner implements RequestOwner, Disposable {
     { watched: WatchedRequest; end(status: number): void }
   >();
   readonly #regions: MemoryRegion[] = [];
+  /** Every second request has memory of the store, where that lends any. */
+  #lends = false;
   #submitting: BlockRequest | undefined;
 
   constructor(store: BlockStore, reactor: Reactor) {
@@ -128,19 +133,21 @@ export class RequestRunner implements RequestOwner, Disposable {
 
   #fill(request: BlockRequest, carries: boolean, shape: RequestShape): MemoryRegion {
     const lengths = carries ? cut(request.length, shape.segmentLengths) : [];
-    const total = lengths.reduce((sum, length) => sum + length + GUARD_BYTES, GUARD_BYTES);
-    const memory = allocateRegion(total);
+    this.#lends = !this.#lends && carries;
+    const guard = this.#lends ? LENT_GUARD_BYTES : GUARD_BYTES;
+    const total = lengths.reduce((sum, length) => sum + length + guard, guard);
+    const memory = this.#lends ? allocateFor(this.store, total) : allocateRegion(total);
     this.#regions.push(memory);
     memory.bytes.fill(GUARD);
     const list = new SegmentList(Math.max(1, lengths.length));
-    let start = GUARD_BYTES;
+    let start = guard;
     let done = 0;
     for (const length of lengths) {
       list.add(memory, start, length);
       if (shape.bytes !== undefined) {
         memory.bytes.set(shape.bytes.subarray(done, done + length), start);
       }
-      start += length + GUARD_BYTES;
+      start += length + guard;
       done += length;
     }
     request.segments = carries ? list : undefined;

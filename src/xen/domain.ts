@@ -130,6 +130,8 @@ export interface GrantTable {
   readonly grantsPages: boolean;
   /** Whether the pages of a request cost less here when they are copied than mapped and unmapped. */
   readonly prefersCopy: boolean;
+  /** Pages that `allocate` could still give, though not side by side. */
+  readonly freePages: number;
   /** Zeroed pages that lie side by side; undefined when the domain has no such run left. */
   allocate(pageCount: number): OwnPages | undefined;
   /** Maps `batch.count` pages of `peer`, each with its own status. */

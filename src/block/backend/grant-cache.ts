@@ -28,30 +28,39 @@ export interface GrantCacheOptions {
 /** Of the limit, what a full cache gives back at a time: room for others, most of what is hot stays. */
 const CLEAN_PERCENT = 5;
 
+/** Slots to begin with: a few requests' pages. */
+const FIRST_SLOTS = 64;
+
 export class GrantCache {
   readonly #grants: GrantTable;
   readonly #peer: number;
   readonly #bufferPages: number;
   readonly #unusedMilliseconds: number;
+  /** Pages are kept. A field, because V8 looks private getters up anew each time. */
+  readonly #persistent: boolean;
   readonly #batch: GrantMapBatch;
   /** Index in the request of each entry of the batch. */
   readonly #batchIndex: Int32Array;
   /** Reference to slot, of the kept pages. */
   readonly #slots = new Map<number, number>();
-  readonly #keptReferences: Uint32Array;
-  readonly #keptHandles: Uint32Array;
+  readonly #capacity: number;
+  /** Slots there are; more are made when all are taken, up to the capacity. */
+  #slotCount = 0;
+  #keptReferences = new Uint32Array(0);
+  #keptHandles = new Uint32Array(0);
   /** undefined where the slot is free. */
-  readonly #keptRegions: (MemoryRegion | undefined)[];
-  readonly #keptStarts: Float64Array;
-  readonly #inUse: Uint8Array;
+  readonly #keptRegions: (MemoryRegion | undefined)[] = [];
+  #keptStarts = new Float64Array(0);
+  #inUse = new Uint8Array(0);
   /** Used since the last scan that gave pages back. */
-  readonly #used: Uint8Array;
+  #used = new Uint8Array(0);
   /** By `now`. Milliseconds. */
-  readonly #lastUsed: Float64Array;
-  readonly #freeSlots: Int32Array;
-  #freeCount: number;
+  #lastUsed = new Float64Array(0);
+  /** A stack, whose top is used next. */
+  #freeSlots = new Int32Array(0);
+  #freeCount = 0;
   /** Handles that are given up and still mapped. */
-  readonly #purged: Uint32Array;
+  #purged = new Uint32Array(0);
   #purgedCount = 0;
   /** Mappings of requests in flight that are not kept. */
   #lent = 0;
@@ -66,26 +75,17 @@ export class GrantCache {
     this.#peer = options.peer;
     this.#bufferPages = options.bufferPages ?? Number.POSITIVE_INFINITY;
     this.#unusedMilliseconds = options.unusedMilliseconds ?? 0;
+    this.#persistent = capacity > 0;
     this.#batch = new Batch(batch);
     // A kept page is given back alone, pages of one request with the request.
     this.#batch.together = capacity === 0;
     this.#batchIndex = new Int32Array(batch);
-    this.#keptReferences = new Uint32Array(capacity);
-    this.#keptHandles = new Uint32Array(capacity);
-    this.#keptRegions = new Array<MemoryRegion | undefined>(capacity).fill(undefined);
-    this.#keptStarts = new Float64Array(capacity);
-    this.#inUse = new Uint8Array(capacity);
-    this.#used = new Uint8Array(capacity);
-    this.#lastUsed = new Float64Array(capacity);
-    this.#purged = new Uint32Array(capacity);
-    // The top of the stack is the lowest slot.
-    this.#freeSlots = Int32Array.from({ length: capacity }, (_, i) => capacity - 1 - i);
-    this.#freeCount = capacity;
+    this.#capacity = capacity;
   }
 
   /** Kept pages. */
   get kept(): number {
-    return this.#freeSlots.length - this.#freeCount;
+    return this.#slotCount - this.#freeCount;
   }
 
   /** Pages given up by `scan` and not unmapped yet. */
@@ -96,10 +96,6 @@ export class GrantCache {
   /** Pages of the peer that are mapped now, kept or not. */
   get mapped(): number {
     return this.kept + this.#purgedCount + this.#lent;
-  }
-
-  get #persistent(): boolean {
-    return this.#freeSlots.length > 0;
   }
 
   /** Whether a request of `count` pages may begin now, with `copied` pages of others in flight that are not mapped. One
@@ -170,7 +166,7 @@ export class GrantCache {
     if (!this.#persistent) return -1;
     const reference = batch.references[k]!;
     if (this.#slots.has(reference)) return -1;
-    if (this.#freeCount === 0) {
+    if (this.#freeCount === 0 && !this.#grow()) {
       this.overflowed = true;
       return -1;
     }
@@ -182,6 +178,28 @@ export class GrantCache {
     this.#keptStarts[slot] = batch.starts[k]!;
     this.#inUse[slot] = 1;
     return slot;
+  }
+
+  /** Makes more slots. False where there are as many as may be. All are taken. */
+  #grow(): boolean {
+    const before = this.#slotCount;
+    const count = Math.min(Math.max(FIRST_SLOTS, before * 2), this.#capacity);
+    if (count === before) return false;
+    this.#slotCount = count;
+    this.#keptReferences = larger(this.#keptReferences, new Uint32Array(count));
+    this.#keptHandles = larger(this.#keptHandles, new Uint32Array(count));
+    this.#keptStarts = larger(this.#keptStarts, new Float64Array(count));
+    this.#inUse = larger(this.#inUse, new Uint8Array(count));
+    this.#used = larger(this.#used, new Uint8Array(count));
+    this.#lastUsed = larger(this.#lastUsed, new Float64Array(count));
+    this.#purged = larger(this.#purged, new Uint32Array(count));
+    while (this.#keptRegions.length < count) this.#keptRegions.push(undefined);
+    this.#freeSlots = new Int32Array(count);
+    while (this.#freeCount < count - before) {
+      this.#freeSlots[this.#freeCount] = count - 1 - this.#freeCount;
+      this.#freeCount++;
+    }
+    return true;
   }
 
   /** Gives the pages of a request back. */
@@ -208,7 +226,7 @@ export class GrantCache {
     if (this.#purgedCount > 0 || !this.#persistent) return 0;
     this.#purgeWhere((slot) => this.#isOld(slot), Number.POSITIVE_INFINITY);
     if (!this.overflowed) return this.#purgedCount;
-    const share = Math.max(1, Math.floor(this.#freeSlots.length / 100) * CLEAN_PERCENT);
+    const share = Math.max(1, Math.floor(this.#capacity / 100) * CLEAN_PERCENT);
     this.#purgeWhere((slot) => this.#used[slot] === 0, share);
     this.#purgeWhere(() => true, share);
     this.#used.fill(0);
@@ -223,8 +241,7 @@ export class GrantCache {
   }
 
   #purgeWhere(condition: (slot: number) => boolean, share: number): void {
-    const capacity = this.#freeSlots.length;
-    for (let slot = 0; slot < capacity && this.#purgedCount < share; slot++) {
+    for (let slot = 0; slot < this.#slotCount && this.#purgedCount < share; slot++) {
       if (this.#keptRegions[slot] === undefined || this.#inUse[slot] === 1) continue;
       if (!condition(slot)) continue;
       this.#purged[this.#purgedCount++] = this.#release(slot);
@@ -251,7 +268,7 @@ export class GrantCache {
   get nextOld(): number {
     if (this.#unusedMilliseconds === 0 || this.kept === 0) return Number.POSITIVE_INFINITY;
     let oldest = Number.POSITIVE_INFINITY;
-    for (let slot = 0; slot < this.#freeSlots.length; slot++) {
+    for (let slot = 0; slot < this.#slotCount; slot++) {
       if (this.#keptRegions[slot] === undefined) continue;
       oldest = Math.min(oldest, this.#inUse[slot] === 1 ? this.now : this.#lastUsed[slot]!);
     }
@@ -262,10 +279,16 @@ export class GrantCache {
   clear(): void {
     invariant(this.#lent === 0, "a request in flight still maps pages");
     this.unmapPurged(this.#purgedCount);
-    for (let slot = 0; slot < this.#freeSlots.length; slot++) {
+    for (let slot = 0; slot < this.#slotCount; slot++) {
       if (this.#keptRegions[slot] === undefined) continue;
       invariant(this.#inUse[slot] === 0, "a request in flight still uses a kept page");
       this.#grants.unmap(this.#release(slot));
     }
   }
+}
+
+/** The elements of `from` in `to`, which is longer. */
+function larger<T extends Uint8Array | Uint32Array | Float64Array>(from: T, to: T): T {
+  to.set(from);
+  return to;
 }

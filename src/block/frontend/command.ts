@@ -22,7 +22,9 @@ export class Command {
   byte = 0;
   /** Bytes of this piece, or of all requests together. */
   length = 0;
-  /** Lent by the page pool; the first `pageCount` count. */
+  /** The data is copied through pages of the pool; else the backend has the client's own. */
+  copied = true;
+  /** Lent by the page pool, where data is copied; the first `pageCount` count. */
   readonly pages: Uint32Array;
   pageCount = 0;
   /** The page that holds the segments of an indirect request, in element 0 as the pool of such pages wants it. */

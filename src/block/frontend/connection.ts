@@ -11,6 +11,7 @@ import {
   segmentsFor,
   unitBytes,
 } from "../features.ts";
+import type { ClientMemory } from "./client-memory.ts";
 import type { FrontendCounters } from "./counters.ts";
 import { type Device, SECTOR_SIZE } from "./negotiation.ts";
 import { PagePool } from "./page-pool.ts";
@@ -30,6 +31,7 @@ export interface ConnectionOptions {
   readonly limits: FrontendLimits;
   readonly trusted: boolean;
   readonly vdev: number;
+  readonly clientMemory: ClientMemory;
   readonly counters: FrontendCounters;
   readonly owner: QueueOwner;
 }
@@ -58,6 +60,10 @@ export class Connection implements Disposable {
     for (const pool of data) undo.use(pool);
     this.#dataPages = data.reduce((sum, pool) => sum + pool.count, 0);
     const pools = [...data];
+    options.clientMemory.connect(options.peer);
+    // Without persistent grants a backend expects to see a page for one request; one that is not trusted sees no page of
+    // which it needs a part.
+    const clientMemory = this.persistent && options.trusted ? options.clientMemory : undefined;
     this.queues = offer.rings.map(({ ring, channel }, i) => {
       const indirectPool = this.#indirectPool(options, data[i]!, ring.size);
       if (indirectPool !== undefined) pools.push(undo.use(indirectPool));
@@ -67,6 +73,7 @@ export class Connection implements Disposable {
         channel,
         pool: data[i]!,
         indirectPool,
+        clientMemory,
         features: this.features,
       });
     });

@@ -4,6 +4,7 @@
  *
  * Invariant: a request is checked before a ring sees it, and who breaks a rule of the disk is told so by its errno.
  */
+import type { MemoryRegion } from "../../io/memory.ts";
 import type {
   BlockRequest,
   BlockStore,
@@ -85,6 +86,11 @@ export class BlockFrontend implements BlockStore {
 
   get ring(): RingPages {
     return this.#life.connection.offer.rings[0]!;
+  }
+
+  /** Data in it is not copied on its way to a backend that is trusted and keeps its grants. */
+  allocate(byteLength: number): MemoryRegion | undefined {
+    return this.#life.clientMemory.allocate(byteLength);
   }
 
   submit(request: BlockRequest): void {

@@ -19,6 +19,7 @@ import {
   XenbusState,
 } from "../../xen/xenbus.ts";
 import { dialects, type FrontendLimits, type Negotiated } from "../features.ts";
+import { ClientMemory } from "./client-memory.ts";
 import { Connection, protocolKey } from "./connection.ts";
 import { type FrontendCounters, frontendCounters } from "./counters.ts";
 import { Dispatcher } from "./dispatcher.ts";
@@ -39,6 +40,7 @@ export class FrontendLife implements QueueOwner, AsyncDisposable {
   readonly dispatcher: Dispatcher;
   readonly listeners: StoreListeners = new StoreListeners();
   readonly counters: FrontendCounters = frontendCounters();
+  readonly clientMemory: ClientMemory;
   readonly #domain: Domain;
   readonly #options: BlockFrontendOptions;
   #device: XenbusDevice;
@@ -103,6 +105,7 @@ export class FrontendLife implements QueueOwner, AsyncDisposable {
     options: BlockFrontendOptions,
   ) {
     this.#domain = device.domain;
+    this.clientMemory = new ClientMemory(this.#domain);
     this.#device = device;
     this.vdev = vdev;
     this.#options = options;
@@ -321,6 +324,7 @@ export class FrontendLife implements QueueOwner, AsyncDisposable {
     const { path, otherendPath, otherendId } = this.#device;
     this.#former.dispose();
     this.#former = new DisposableStack();
+    this.clientMemory.endAccess();
     this.#stale = false;
     this.#otherendClosed = Promise.withResolvers();
     const { protocol, persistent, dialect } = this.limits;
@@ -355,6 +359,7 @@ export class FrontendLife implements QueueOwner, AsyncDisposable {
       limits: this.limits,
       trusted: this.trusted,
       vdev: this.vdev,
+      clientMemory: this.clientMemory,
       counters: this.counters,
       owner: this,
     });
@@ -424,6 +429,7 @@ export class FrontendLife implements QueueOwner, AsyncDisposable {
     this.dispatcher.fail(errnoOf(error));
     this.#drop();
     this.#former.dispose();
+    this.clientMemory[Symbol.dispose]();
     // Not awaited: a domain that does not run hears no answer of the store, and one that ended has none.
     void this.#device[Symbol.asyncDispose]().catch(() => {});
   }
@@ -461,5 +467,6 @@ export class FrontendLife implements QueueOwner, AsyncDisposable {
     await this.#device[Symbol.asyncDispose]();
     this.#drop();
     this.#former.dispose();
+    this.clientMemory[Symbol.dispose]();
   }
 }

@@ -23,6 +23,7 @@ import {
 import { type Domain, type EventChannel, PAGE_SIZE } from "../../xen/domain.ts";
 import { EventGuard } from "../../xen/event-guard.ts";
 import { errnoOfStatus } from "../status.ts";
+import type { ClientMemory } from "./client-memory.ts";
 import type { Command } from "./command.ts";
 import { Commands } from "./commands.ts";
 import { ALONE, BARRIER, complete } from "./completion.ts";
@@ -51,6 +52,7 @@ export interface FrontendQueueOptions {
   readonly channel: EventChannel;
   readonly pool: PagePool;
   readonly indirectPool: PagePool | undefined;
+  readonly clientMemory: ClientMemory | undefined;
   readonly features: QueueFeatures;
   readonly vdev: number;
   readonly counters: FrontendCounters;
@@ -272,7 +274,7 @@ export class FrontendQueue implements Kickable {
     const request = command.request!;
     const { last } = command;
     if (errno === 0 && command.operation === BLKIF_OP_READ) {
-      this.#counters.copiedBytes += command.length;
+      if (command.copied) this.#counters.copiedBytes += command.length;
       this.#writer.copyIn(command);
     }
     this.#reclaim(command);
@@ -395,7 +397,7 @@ export class FrontendQueue implements Kickable {
       if (shortage === "grant shortage") this.#awaitGrants(Math.ceil(length / PAGE_SIZE));
       return Step.short;
     }
-    if (operation !== BLKIF_OP_READ) this.#counters.copiedBytes += length;
+    if (operation !== BLKIF_OP_READ && command.copied) this.#counters.copiedBytes += length;
     this.#sent(request);
     if (last !== request) this.#joined(request, last);
     else this.#cut += length;

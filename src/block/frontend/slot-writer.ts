@@ -20,6 +20,7 @@ import {
   writeSegments,
 } from "../../wire/blkif.ts";
 import { PAGE_SIZE } from "../../xen/domain.ts";
+import type { ClientMemory } from "./client-memory.ts";
 import { type Command, CommandState } from "./command.ts";
 import { copyPages } from "./copy.ts";
 import type { PagePool } from "./page-pool.ts";
@@ -51,6 +52,8 @@ export interface SlotWriterOptions {
   readonly pool: PagePool;
   /** Pages for the segments of indirect requests, which stay granted; where there are none, requests are direct. */
   readonly indirectPool: PagePool | undefined;
+  /** Data that lies in it is not copied. Absent where pages are to be granted for one request alone. */
+  readonly clientMemory: ClientMemory | undefined;
   readonly features: QueueFeatures;
   /** The vbd's number, for the handle field. */
   readonly vdev: number;
@@ -62,6 +65,9 @@ export class SlotWriter {
   readonly #ring: FrontRing;
   readonly #pool: PagePool;
   readonly #indirectPool: PagePool | undefined;
+  readonly #clientMemory: ClientMemory | undefined;
+  /** Of the pages of a command. */
+  readonly #references: Uint32Array;
   readonly #features: QueueFeatures;
   readonly #handle: number;
   readonly #raw = new BlkifRequest();
@@ -73,6 +79,8 @@ export class SlotWriter {
     this.#ring = options.ring;
     this.#pool = options.pool;
     this.#indirectPool = options.indirectPool;
+    this.#clientMemory = options.clientMemory;
+    this.#references = new Uint32Array(options.features.maxSegments);
     this.#features = options.features;
     this.#handle = options.vdev & 0xffff;
     this.#indirect = new IndirectSegments(options.features.maxSegments);
@@ -116,17 +124,19 @@ export class SlotWriter {
   ): Shortage | undefined {
     const pageCount = Math.ceil(length / PAGE_SIZE);
     command.indirect = pageCount > BLKIF_MAX_SEGMENTS_PER_REQUEST;
+    command.copied = !this.#listClientPages(request, last, byte, length);
     if (!this.#takePages(command, pageCount)) return "page shortage";
     command.byte = byte;
     command.length = length;
-    if (!this.#fillSegments(command, operation)) {
+    const readOnly = operation !== BLKIF_OP_READ;
+    const granted = !command.copied || this.#grantPages(command, readOnly);
+    if (!granted || !this.#fillSegments(command, operation)) {
       this.release(command);
       return "grant shortage";
     }
     command.request = request;
     command.last = last;
-    if (operation !== BLKIF_OP_READ) this.#copyOut(command);
-    else if (!this.#features.trusted) this.#clear(command, 0);
+    if (command.copied) this.#fillPages(command, operation);
     this.#number((request.offset + byte) / this.#features.numberUnit);
     this.#raw.operation = command.indirect ? BLKIF_OP_INDIRECT : operation;
     this.#push(command, operation);
@@ -158,15 +168,15 @@ export class SlotWriter {
     this.#push(command, raw.operation);
   }
 
-  /** Copies what was read to the callers' memory. */
+  /** Copies what was read to the callers' memory, where it is not there already. */
   copyIn(command: Command): void {
-    this.#copy(false, command);
+    if (command.copied) this.#copy(false, command);
   }
 
   /** Gives the pages of a command back. */
   release(command: Command): void {
     if (command.pageCount === 0) return;
-    this.#pool.give(command.pages, command.pageCount);
+    if (command.copied) this.#pool.give(command.pages, command.pageCount);
     if (command.indirect) this.#indirectPool!.give(command.indirectPage, 1);
     command.pageCount = 0;
   }
@@ -188,7 +198,7 @@ export class SlotWriter {
 
   #takePages(command: Command, pageCount: number): boolean {
     if (command.indirect && !this.#indirectPool!.take(1, command.indirectPage)) return false;
-    if (this.#pool.take(pageCount, command.pages)) {
+    if (!command.copied || this.#pool.take(pageCount, command.pages)) {
       command.pageCount = pageCount;
       return true;
     }
@@ -196,17 +206,47 @@ export class SlotWriter {
     return false;
   }
 
-  /** Grants the pages of a command and lists them in the slot or in its indirect page; false when grants are short. */
+  /** Lists the references of a command's pages, where all its data lies in pages that the backend may have. */
+  #listClientPages(
+    request: BlockRequest,
+    last: BlockRequest,
+    byte: number,
+    length: number,
+  ): boolean {
+    const memory = this.#clientMemory;
+    if (memory === undefined) return false;
+    let left = length;
+    let count = 0;
+    for (let part = request; ; part = part.next!) {
+      const bytes = Math.min(part.length - byte, left);
+      left -= bytes;
+      if (left > 0 && bytes % PAGE_SIZE !== 0) return false;
+      const from = part.segmentByte + byte;
+      count = memory.list(part.segments!, from, bytes, this.#references, count);
+      if (count < 0) return false;
+      if (part === last) return true;
+      byte = 0;
+    }
+  }
+
+  /** Grants the pages of a command and lists their references; false when grants are short. */
+  #grantPages({ pages, pageCount }: Command, readOnly: boolean): boolean {
+    for (let i = 0; i < pageCount; i++) {
+      const reference = this.#pool.reference(pages[i]!, readOnly);
+      if (reference === 0) return false;
+      this.#references[i] = reference;
+    }
+    return true;
+  }
+
+  /** Lists the pages of a command in the slot or in its indirect page; false when grants are short. */
   #fillSegments(command: Command, operation: number): boolean {
     const segments = command.indirect ? this.#indirect : this.#raw;
-    const readOnly = operation !== BLKIF_OP_READ;
     const unit = this.#features.segmentUnit;
     const lastOfPage = PAGE_SIZE / unit - 1;
     const last = command.pageCount - 1;
     for (let i = 0; i <= last; i++) {
-      const reference = this.#pool.reference(command.pages[i]!, readOnly);
-      if (reference === 0) return false;
-      segments.references[i] = reference;
+      segments.references[i] = this.#references[i]!;
       segments.firstSectors[i] = 0;
       segments.lastSectors[i] = lastOfPage;
     }
@@ -227,7 +267,12 @@ export class SlotWriter {
     return true;
   }
 
-  #copyOut(command: Command): void {
+  /** What the pool's pages are to hold before the backend sees them. */
+  #fillPages(command: Command, operation: number): void {
+    if (operation === BLKIF_OP_READ) {
+      if (!this.#features.trusted) this.#clear(command, 0);
+      return;
+    }
     this.#copy(true, command);
     const tail = command.length % PAGE_SIZE;
     if (tail !== 0 && !this.#features.trusted) this.#clear(command, command.pageCount - 1, tail);

@@ -51,6 +51,10 @@ export class HostGrantTable implements GrantTable, Disposable {
     return this.#peers;
   }
 
+  get freePages(): number {
+    return this.#ownGrants().freePages;
+  }
+
   allocate(pageCount: number): OwnPages | undefined {
     return this.#ownGrants().allocate(pageCount);
   }

@@ -61,6 +61,10 @@ export class OwnGrants implements Disposable {
     this.#left = devices.grantLimit();
   }
 
+  get freePages(): number {
+    return this.#left;
+  }
+
   allocate(pageCount: number): OwnPages | undefined {
     invariant(Number.isInteger(pageCount) && pageCount > 0, "pages are allocated by whole numbers");
     if (pageCount > this.#left) return undefined;
