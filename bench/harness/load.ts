@@ -6,8 +6,9 @@
  * one, and what each page must hold is known exactly.
  */
 import { closeSync, openSync, readSync } from "node:fs";
-import { allocateRegion, type MemoryRegion, SegmentList } from "../../src/io/memory.ts";
+import { type MemoryRegion, SegmentList } from "../../src/io/memory.ts";
 import type { Reactor } from "../../src/io/reactor.ts";
+import { allocateFor } from "../../src/store/allocate-for.ts";
 import {
   BlockRequest,
   type BlockStore,
@@ -15,7 +16,7 @@ import {
   type RequestOwner,
 } from "../../src/store/block-store.ts";
 import { SeededRandom } from "../../src/util/random.ts";
-import { assertPage, fillPages, isStamped, stamp, wordsOf } from "./stamps.ts";
+import { assertPage, fillPages, isStamped, PAGE_BYTES, stamp, wordsOf } from "./stamps.ts";
 
 export interface Workload {
   /** Of a hundred requests; the others write. */
@@ -25,7 +26,6 @@ export interface Workload {
   readonly depth: number;
 }
 
-const PAGE_BYTES = 4096;
 /** How often requests are dealt out to reading and writing before the dealing repeats. */
 const DEALS = 1 << 12;
 /** Pages compared to the last byte after a measurement. */
@@ -63,7 +63,7 @@ export class Load implements RequestOwner {
     this.#reads = Uint8Array.from({ length: DEALS }, () => Number(random.below(100) < readPercent));
     this.#written = new Uint32Array(Math.ceil(size / PAGE_BYTES));
     this.#pagesPerBlock = blockBytes / PAGE_BYTES;
-    this.#memory = allocateRegion(depth * blockBytes);
+    this.#memory = allocateFor(store, depth * blockBytes);
     fillPages(this.#memory.bytes, 0);
     this.#words = wordsOf(this.#memory.bytes);
     for (let i = 0; i < depth; i++) {

@@ -2,10 +2,10 @@
  * Where the data of a run lies: a folder on a disk and one in memory, which nothing of is left afterwards, also where the
  * run is interrupted.
  */
-import { closeSync, mkdirSync, mkdtempSync, openSync, rmSync, writeSync } from "node:fs";
+import { closeSync, fsyncSync, mkdirSync, mkdtempSync, openSync, rmSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fillPages } from "./stamps.ts";
+import { fillPages, PAGE_BYTES, stamp, wordsOf } from "./stamps.ts";
 
 /** Of every file of data. More than the caches of a processor have, and little enough to be made in a second. */
 export const DATA_BYTES: number = 256 << 20;
@@ -38,12 +38,14 @@ export class Scratch implements Disposable {
     return join(this.#sockets, `${this.#socketCount++}`);
   }
 
-  /** A file of DATA_BYTES of stamped pages (stamps.ts), in the page cache; made when it is first asked for. */
-  file(place: Place, name: string): string {
+  /** A file of DATA_BYTES of stamped pages (stamps.ts), in the page cache and on the disk; made when it is first asked for,
+   * by writes of `chunkBytes`. What was written together is one folio of the page cache, and ext4 looks at all blocks of a
+   * folio with each write to it: files that are to be compared are made alike. */
+  file(place: Place, name: string, chunkBytes: number = CHUNK_BYTES): string {
     const path = join(place === "disk" ? this.folder : this.#memory, name);
     if (!this.#files.has(path)) {
       this.#files.add(path);
-      makeFile(path);
+      makeFile(path, chunkBytes);
     }
     return path;
   }
@@ -62,14 +64,19 @@ export class Scratch implements Disposable {
   }
 }
 
-function makeFile(path: string): void {
-  const chunk = new Uint8Array(CHUNK_BYTES);
+function makeFile(path: string, chunkBytes: number): void {
+  const chunk = new Uint8Array(chunkBytes);
+  fillPages(chunk, 0);
+  const words = wordsOf(chunk);
   const descriptor = openSync(path, "wx");
   try {
-    for (let at = 0; at < DATA_BYTES; at += CHUNK_BYTES) {
-      fillPages(chunk, at / 4096);
-      writeSync(descriptor, chunk, 0, CHUNK_BYTES, at);
+    for (let at = 0; at < DATA_BYTES; at += chunkBytes) {
+      for (let byte = 0; byte < chunkBytes; byte += PAGE_BYTES) {
+        stamp(words, byte / 4, (at + byte) / PAGE_BYTES, 0);
+      }
+      writeSync(descriptor, chunk, 0, Math.min(chunkBytes, DATA_BYTES - at), at);
     }
+    fsyncSync(descriptor);
   } finally {
     closeSync(descriptor);
   }

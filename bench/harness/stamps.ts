@@ -3,7 +3,7 @@
  * which time it was written, and is the same filling between. To look at both ends of a page costs next to nothing after
  * it has been copied.
  */
-const PAGE_BYTES = 4096;
+export const PAGE_BYTES = 4096;
 const PAGE_WORDS = PAGE_BYTES / 4;
 
 const filling = Uint32Array.from(

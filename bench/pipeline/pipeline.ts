@@ -131,12 +131,13 @@ async function openRow(
   figure: (rate: number) => number,
 ): Promise<OpenedRow> {
   const { place, direct, link } = way;
+  const { blockBytes } = workload;
   // Who writes has a file of his own, or nobody could say what is to be in it.
   const reads = workload.readPercent === 100;
-  const oursName = reads ? "data" : `${name}-ours`;
-  const theirsName = reads ? "data" : "theirs";
-  const file = scratch.file(place, oursName);
-  const theirs = scratch.file(place, theirsName);
+  const fileOf = (who: string) =>
+    reads ? scratch.file(place, "data") : scratch.file(place, `${name}-${who}`, blockBytes);
+  const file = fileOf("ours");
+  const theirs = fileOf("theirs");
   const options: PipelineOptions = { file, direct, link, workload };
   const module = join(import.meta.dirname, "pipeline-process.ts");
   const child = await ChildContender.start("vbdkit", module, options);
@@ -156,7 +157,9 @@ async function openRow(
     ],
     async [Symbol.asyncDispose]() {
       await child[Symbol.asyncDispose]();
-      if (!reads) scratch.remove(file);
+      if (reads) return;
+      scratch.remove(file);
+      scratch.remove(theirs);
     },
   };
 }
