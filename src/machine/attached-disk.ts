@@ -205,6 +205,8 @@ export class AttachedDisk extends Disk {
     const { guest, frontend, backend, onclosed } = this.#attachment;
     await using ends = new AsyncDisposableStack();
     ends.defer(onclosed);
+    // The promise face, and with it the memory that the frontend lent it.
+    ends.defer(() => super[Symbol.asyncDispose]());
     if (guest.state !== "running") {
       ends.defer(() => frontend.abandon(new XenError("ESHUTDOWN", `${this.vdev} was detached`)));
       ends.use(backend);

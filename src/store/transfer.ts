@@ -124,6 +124,7 @@ export class TransferQueue implements RequestOwner {
   readonly #blocked = new Fifo<Transfer>();
   readonly #locks = new RangeLocks();
   #inFlight = 0;
+  #ended = false;
 
   /** Throws StoreError("EINVAL") where the store's blocks are longer than any disk's. */
   constructor(store: BlockStore, reactor: Reactor) {
@@ -154,8 +155,9 @@ export class TransferQueue implements RequestOwner {
     }
   }
 
-  /** Gives the memory back, once the store is closed. */
+  /** Gives the memory back, once the store is closed and has let go of all of it. */
   [Symbol.dispose](): void {
+    this.#ended = true;
     if (this.#inFlight === 0) this.#pool[Symbol.dispose]();
   }
 
@@ -182,6 +184,7 @@ export class TransferQueue implements RequestOwner {
     this.#inFlight--;
     this.#leave(transfer);
     this.#send();
+    if (this.#ended && this.#inFlight === 0) this.#pool[Symbol.dispose]();
   }
 
   /** A piece of each waiting transfer in turn, as long as there are slots. */
