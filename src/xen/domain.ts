@@ -180,6 +180,8 @@ export interface EventChannels {
 
 export interface EventChannel extends Disposable {
   readonly port: number;
+  /** The peer's end is served by this thread, and so does nothing while we work. */
+  readonly sharesThread: boolean;
   /** Sets the peer's pending bit; several before its delivery are one. Does nothing once the peer is gone. */
   notify(): void;
   /** Called from the reactor, with the pending bit already cleared. */

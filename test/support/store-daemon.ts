@@ -18,6 +18,7 @@ interface Orders {
 
 /** An event is a message between the two processes. */
 class Channel implements EventChannel {
+  readonly sharesThread = true;
   readonly port: number;
   onevent: (() => void) | undefined;
   readonly #send: (port: number) => void;

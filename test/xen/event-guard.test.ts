@@ -15,6 +15,7 @@ class Gate implements Disposable {
 
   constructor() {
     const channel = {
+      sharesThread: true,
       port: 1,
       onevent: undefined,
       notify: () => {},

@@ -36,6 +36,7 @@ import {
   XenError,
 } from "../../xen/domain.ts";
 import { EventGuard } from "../../xen/event-guard.ts";
+import { batchOf } from "../batch.ts";
 import type { BackendLimits } from "../features.ts";
 import { blkifStatus } from "../status.ts";
 import { BrokenRules } from "./broken-rules.ts";
@@ -105,6 +106,8 @@ export class BackendQueue implements RequestOwner, Kickable, DrainMember {
   readonly #counters = new RequestCounters();
   readonly #stalls = { slots: 0, bufferPages: 0, barrier: 0, brokenRequest: 0 };
   readonly #broken: BrokenRules;
+  /** Requests taken in one kick. */
+  readonly #batch: number;
   #inFlight = 0;
   /** Checked, in `#valid`, and waiting for pages of others to be given back. */
   #held: PendingRequest | undefined = undefined;
@@ -148,6 +151,7 @@ export class BackendQueue implements RequestOwner, Kickable, DrainMember {
     });
     this.#reclaim = new Reclaim(this.#cache, clock, () => this.#wake());
     this.#broken = new BrokenRules(options.path, options.index, clock);
+    this.#batch = batchOf(options.channel, this.#ring.size);
     this.#pending = new PendingRequests(this, this.#ring.size);
     for (const entry of this.#ring.inherited) this.#inherited.push(this.#pending.inherit(entry));
     this.#drain.join(this);
@@ -215,8 +219,8 @@ export class BackendQueue implements RequestOwner, Kickable, DrainMember {
 
   /** Takes requests until the ring is empty, or one of the reasons in StallCounters holds it up. */
   #take(): void {
-    // A peer that publishes as fast as we consume gets one ring's worth a turn, as everyone else.
-    let budget = this.#ring.size;
+    // A peer that publishes as fast as we consume gets one batch a turn, as everyone else.
+    let budget = this.#batch;
     for (;;) {
       if (this.#held !== undefined && !this.#retry(this.#held)) return;
       if (this.#inherited.empty && !this.#someArrived()) return;

@@ -4,7 +4,7 @@
  *
  * Invariants: order is kept while a request waits for a command, pages or grants; every command that was published is
  * completed by exactly one response that carries its id and its operation, and anything else breaks the device, not the
- * process. One kick takes at most as many responses as the ring has slots. Work happens in `kick` alone.
+ * process. One kick takes a batch of responses at most. Work happens in `kick` alone.
  */
 import type { Kickable, Reactor } from "../../io/reactor.ts";
 import type { FrontRing } from "../../ring/front-ring.ts";
@@ -22,6 +22,7 @@ import {
 } from "../../wire/blkif.ts";
 import { type Domain, type EventChannel, PAGE_SIZE } from "../../xen/domain.ts";
 import { EventGuard } from "../../xen/event-guard.ts";
+import { batchOf } from "../batch.ts";
 import { errnoOfStatus } from "../status.ts";
 import type { ClientMemory } from "./client-memory.ts";
 import type { Command } from "./command.ts";
@@ -85,11 +86,15 @@ export class FrontendQueue implements Kickable {
   /** Bytes of the first waiting request that commands already carry. */
   #cut = 0;
   readonly #maxPiece: number;
+  /** Responses taken in one kick. */
+  readonly #batch: number;
   readonly #response = new BlkifResponse();
   readonly #counters: FrontendCounters;
   readonly #freezer: Freezer;
   /** The backend is asked to notify of the next response. */
   #armed = false;
+  /** Responses are left for the next kick. */
+  #more = false;
   #dirty = false;
   #ended = false;
   #grantsFree: Disposable | undefined = undefined;
@@ -106,6 +111,7 @@ export class FrontendQueue implements Kickable {
     this.#guard = new EventGuard(channel, options.clock);
     this.#pool = options.pool;
     this.#maxPiece = this.#writer.maxPiece;
+    this.#batch = batchOf(channel, ring.size);
     this.#counters = counters;
     this.#freezer = new Freezer(counters.freezes);
     this.#commands = new Commands(ring.size, features.maxSegments);
@@ -159,6 +165,8 @@ export class FrontendQueue implements Kickable {
     // What completions have submitted is sent below: it needs no kick of its own.
     this.#dirty = false;
     if (this.#ended) return;
+    if (this.#more) this.#touch();
+    this.#more = false;
     if (!this.#freezer.frozen) this.#start();
     if (this.#ended) return;
     if (this.#ring.publish()) this.#channel.notify();
@@ -167,6 +175,7 @@ export class FrontendQueue implements Kickable {
 
   /** Whether there were any. */
   #takeResponses(): boolean {
+    let budget = this.#batch;
     for (let any = false; ; any = true) {
       let count = this.#ring.pending();
       if (count < 0) {
@@ -182,6 +191,10 @@ export class FrontendQueue implements Kickable {
       }
       this.#armed = false;
       for (; count > 0; count--) {
+        if (budget-- === 0) {
+          this.#more = true;
+          return true;
+        }
         this.#ring.consume(this.#response);
         if (!this.#answered(this.#response)) return true;
       }

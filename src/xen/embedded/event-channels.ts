@@ -9,7 +9,7 @@
 import { DOMID_SELF, type EventChannel, type EventChannels, XenError } from "../domain.ts";
 import type { DomainMemory } from "./domain-memory.ts";
 import { isDomid, PortState, portDomain, portRemote, portState, portWord } from "./layout.ts";
-import type { Neighbours } from "./neighbours.ts";
+import { type Neighbours, RemoteNeighbour } from "./neighbours.ts";
 
 /** EVTCHNSTAT_* of a port, with the domain that may bind it, or is bound, and that one's port. */
 export type PortStatus =
@@ -93,6 +93,12 @@ export class EmbeddedEventChannels implements EventChannels {
     const channel = new EmbeddedEventChannel(this, port);
     this.#channels[port] = channel;
     return channel;
+  }
+
+  /** Whether the domain that a port leads to, or is offered to, lives on this thread. */
+  leadsToThisThread(port: number): boolean {
+    const peer = this.#neighbours.find(portDomain(Atomics.load(this.#memory.ports, port)));
+    return peer !== undefined && !(peer instanceof RemoteNeighbour);
   }
 
   /** EVTCHNOP_send. */
@@ -197,6 +203,10 @@ class EmbeddedEventChannel implements EventChannel {
   constructor(channels: EmbeddedEventChannels, port: number) {
     this.#channels = channels;
     this.port = port;
+  }
+
+  get sharesThread(): boolean {
+    return this.#channels.leadsToThisThread(this.port);
   }
 
   get onevent(): (() => void) | undefined {

@@ -152,6 +152,7 @@ export class HostEventChannels implements EventChannels, Kickable, Disposable {
 }
 
 class HostEventChannel implements EventChannel {
+  readonly sharesThread = false;
   readonly port: number;
   readonly #channels: HostEventChannels;
   #onevent: (() => void) | undefined;

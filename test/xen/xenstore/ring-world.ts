@@ -5,6 +5,7 @@ import { XenStoreDaemon, type XenStoreDaemonOptions } from "../../../src/xen/xen
 import { RingPage } from "../../../src/xen/xenstore/ring-transport.ts";
 
 class Channel implements EventChannel {
+  readonly sharesThread = true;
   readonly port = 1;
   onevent: (() => void) | undefined;
   other: Channel | undefined;
