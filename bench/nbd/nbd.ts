@@ -154,9 +154,11 @@ async function openRow(
 ): Promise<OpenedRow> {
   await using undo = new AsyncDisposableStack();
   const running: NbdServer[] = [];
-  const ours = scratch.file("disk", writes ? `${name}-ours` : "data");
-  const theirs = scratch.file("disk", writes ? "theirs" : "data");
-  if (writes) undo.defer(() => scratch.remove(ours));
+  const fileOf = (who: string) =>
+    writes ? scratch.file("disk", `${name}-${who}`, blockBytes) : scratch.file("disk", "data");
+  const ours = fileOf("ours");
+  const theirs = fileOf("theirs");
+  if (writes) for (const file of [ours, theirs]) undo.defer(() => scratch.remove(file));
   for (const server of Object.keys(servers)) {
     const file = server === OURS ? ours : theirs;
     running.push(undo.use(await NbdServer.start(server, file, scratch.socket())));
