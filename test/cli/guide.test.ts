@@ -1,5 +1,5 @@
 /** The pages of docs/guide do what they say: their commands are run in their order, by one shell, as a reader would. Those
- * that need a Xen, in blocks of no kind, are not. */
+ * that need a Xen are run there (test/xen/lab/all/guide.test.ts). */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { chmodSync, globSync, readFileSync, writeFileSync } from "node:fs";
