@@ -11,11 +11,12 @@ const attach = `vbdkit attach 0 'vdev=xvdb,target=${image}'`;
 const left = "ls /run/vbdkit/journals; xenstore-ls -f | grep 51728; ls /dev/xvdb 2>/dev/null; true";
 
 let lab: Lab;
+let daemon: LabDaemon;
 
 before(async () => {
   lab = await Lab.boot();
   await lab.check(`modprobe -a ext4 xen-blkfront; truncate -s 64M ${image}`);
-  await LabDaemon.start(lab);
+  daemon = await LabDaemon.start(lab);
   await lab.check(`${attach}; until [ -b /dev/xvdb ]; do usleep 10000; done`);
 });
 after(async () => {
@@ -68,11 +69,19 @@ test("a disk grows under a file system that is mounted, which is sound afterward
   );
 });
 
-test("blocks that fio wrote, sixteen at a time, are read back as they were written", async () => {
-  await lab.check(
-    "cd /tmp; fio --name=load --filename=/dev/xvdb --direct=1 --ioengine=libaio --iodepth=16 --bsrange=4k-128k " +
-      "--rw=randwrite --size=8M --verify=crc32c --verify_fatal=1 --verify_state_save=0 --output-format=terse",
+test("blocks that fio writes, sixteen at a time, are read back as they were written, also when the daemon is restarted and killed meanwhile", async () => {
+  const load = await lab.start(
+    "cd /tmp; until [ -e enough ]; do fio --name=load --filename=/dev/xvdb --direct=1 --ioengine=libaio --iodepth=16 " +
+      "--bsrange=4k-128k --rw=randwrite --size=8M --verify=crc32c --verify_fatal=1 --verify_state_save=0 " +
+      "--output-format=terse || exit 1; touch passed; done",
   );
+  await lab.check("until [ -e /tmp/passed ]; do sleep 0.1; done");
+  await daemon.restart();
+  await daemon.goesOn(1);
+  await daemon.killGuestProcess(0, 1);
+  await lab.check("touch /tmp/enough");
+  const { status, stdout, stderr } = await load.outcome;
+  assert.equal(status, 0, stdout + stderr);
 });
 
 // Linux's blkfront does not hold on to a disk that is in use: the file system on it has lost it.
