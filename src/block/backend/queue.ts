@@ -5,7 +5,8 @@
  * Invariants: a slot is copied once and checked as a copy; every consumed request is answered exactly once, after its
  * pages have been given back; no more requests run than the ring has slots; a producer index that cannot be halts the
  * ring for good, after a broken request the ring rests, and after many events without a request its port does. Work
- * happens in `kick` alone, so that one wake-up ends in one publish and one event.
+ * happens in `kick` alone, so that one wake-up ends in one publish and one event; a kick that leaves the ring empty has
+ * asked for an event, or another follows it.
  */
 import type { Kickable, Reactor } from "../../io/reactor.ts";
 import {
@@ -109,6 +110,8 @@ export class BackendQueue implements RequestOwner, Kickable, DrainMember {
   /** Requests taken in one kick. */
   readonly #batch: number;
   #inFlight = 0;
+  /** Requests counted when the kick began. */
+  #requestsBefore = 0;
   /** Checked, in `#valid`, and waiting for pages of others to be given back. */
   #held: PendingRequest | undefined = undefined;
   /** Runs while the ring rests after a broken request. */
@@ -207,12 +210,13 @@ export class BackendQueue implements RequestOwner, Kickable, DrainMember {
     this.#dirty = false;
     if (this.#closed) return;
     if (this.#persistent) this.#reclaim.begin();
-    if (!this.#closing && !this.#halted) {
-      const before = this.#counters.requests;
-      this.#take();
-      this.#guard.ended(this.#counters.requests !== before);
-    }
+    // First, since whoever is notified may have sent more by the time that we look.
     if (this.#ring.publish()) this.#channel.notify();
+    if (!this.#closing && !this.#halted) {
+      this.#requestsBefore = this.#counters.requests;
+      this.#take();
+      this.#guard.ended(this.#tookSome);
+    }
     if (this.#inFlight === 0 && this.#held === undefined && this.#inherited.empty) this.#idle?.();
     if (this.#persistent && !this.#closing) this.#reclaim.step();
   }
@@ -243,11 +247,21 @@ export class BackendQueue implements RequestOwner, Kickable, DrainMember {
     }
   }
 
-  /** Whether the ring has requests that are to be taken. */
+  /** In this kick. */
+  get #tookSome(): boolean {
+    return this.#counters.requests !== this.#requestsBefore;
+  }
+
+  /** Whether the ring has requests that are to be taken. The frontend is asked for its next event only by a kick that
+   * finds none: what was taken may be answered by then, and what the answer has brought needs no event. */
   #someArrived(): boolean {
     if (this.#leaving) return false;
     const pending = this.#ring.pending();
     if (pending < 0) this.#halt();
+    if (pending === 0 && this.#tookSome) {
+      this.#touch();
+      return false;
+    }
     return pending === 0 ? this.#ring.finalCheck() : pending > 0;
   }
 

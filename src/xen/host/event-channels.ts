@@ -104,6 +104,8 @@ export class HostEventChannels implements EventChannels, Kickable, Disposable {
         channel.pending = true;
         this.due(channel);
       }
+      // That was all. What has come since is another wake-up, which costs no call of its own here.
+      if (bytes < PORTS_PER_CALL * 4) break;
     }
     this.#reactor.settle();
   }
