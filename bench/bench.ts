@@ -56,6 +56,7 @@ const measured: GroupResult[] = [];
       console.log(table.line(result));
       results.push(result);
     }
+    await group.close?.();
     console.log();
   }
 }

@@ -15,6 +15,8 @@ npm run xen-lab -- shell            a prompt in dom0; "exit" ends the lab
 npm run xen-lab -- run FILE         runs a script of bash in dom0
 npm run xen-lab -- run COMMAND...   runs a command in dom0; its exit status is ours
 npm run xen-lab -- all              runs all tests of the lab, those that npm test leaves out, too
+npm run xen-lab -- bench [ROW...]   vbdkit daemon beside Linux's blkback and QEMU's qdisk; the same as
+                                    npm run bench -- lab, which has options
 
   --timeout SECONDS   of run; 600 if absent
   --memory MEBIBYTES  for guests, beside dom0; 448 if absent
@@ -62,6 +64,10 @@ const verbs: Readonly<Record<string, (lab: Lab) => Promise<number>>> = {
 if (verb === "all" && words.length === 0) {
   const test = [...process.execArgv, join(import.meta.dirname, "test.ts"), "test/xen/lab/"];
   process.exit(spawnSync(process.execPath, test, { stdio: "inherit" }).status ?? 1);
+}
+if (verb === "bench") {
+  const bench = [...process.execArgv, join(import.meta.dirname, "../bench/bench.ts"), "lab"];
+  process.exit(spawnSync(process.execPath, [...bench, ...words], { stdio: "inherit" }).status ?? 1);
 }
 const act = verbs[verb];
 const faulty = act === undefined || !(timeout > 0) || !(guestMebibytes > 0);

@@ -1,7 +1,8 @@
 /**
  * What a benchmark is made of: groups of rows; in a row contenders do the same thing, ours first.
  *
- * Invariant: a row is measured alone as it is among others: it opens what it needs and closes it again.
+ * Invariant: a row is measured alone as it is among others: it opens what it needs and closes it again, or finds what rows
+ * of its group share as it would open it.
  */
 import type { Scratch } from "./scratch.ts";
 
@@ -12,6 +13,8 @@ export interface Group {
   /** Every contender of any row, in the order of the table's columns; ours is the first. */
   readonly columns: readonly string[];
   readonly rows: readonly Row[];
+  /** Ends what its rows left open for those after them. */
+  close?(): Promise<void>;
 }
 
 export interface Row {
