@@ -51,7 +51,7 @@ export interface IoFileOwner {
 
 /** What stands between a file's requests and its disk. */
 export const Caching = {
-  /** O_DIRECT, or nobody knows: any call may wait. */
+  /** O_DIRECT, or a file system that may wait for a server or another process (NFS, FUSE), for ever: any call may. */
   unknown: 0,
   /** The page cache, and a disk behind it. */
   disk: 1,
@@ -98,6 +98,9 @@ export const EINTR = 4;
 export const EIO = 5;
 export const EAGAIN = 11;
 const ECANCELED = 125;
+
+/** Times that one request may be interrupted or turned away before it fails. */
+export const MAXIMUM_RETRIES = 100;
 
 export abstract class Engine implements Kickable {
   abstract readonly name: EngineName;

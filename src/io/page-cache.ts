@@ -6,7 +6,8 @@
  *
  * Invariant: a read never waits for a disk (RWF_NOWAIT, preadv2(2)). A write may, where too much of the cache is dirty, or
  * the file system busy with its journal. So none is tried while a flush is under way, nor for a while after one that took
- * long.
+ * long; and none of part of a page, the rest of which may have to be read first: from a device that this very process
+ * serves, that read would never end.
  */
 import { Caching, EAGAIN, type IoFile, IoOperation, type IoRequest } from "./engine.ts";
 import type { Ffi } from "./ffi.ts";
@@ -19,6 +20,8 @@ const FEW_READS = 2;
 const FEW_FOR_THREADS = 16;
 /** Bytes. Beyond it copying dominates, and it would block the loop for longer than a ring's bookkeeping costs. */
 const LONGEST = 65536;
+/** Bytes of a page of the cache; larger ones there are too, where nobody minds. */
+const CACHE_PAGE = 4096;
 /** Reads that go straight to the disk after one was not in the cache: a cold file pays 1/32 of a call per read. */
 const READS_AFTER_MISS = 32;
 /** A write that takes longer has waited for something; copying 64 KiB takes a fiftieth of it. */
@@ -39,7 +42,7 @@ export function needsThread({ caching }: IoFile, operation: IoOperation): boolea
 export function goesAtOnce(
   file: IoFile,
   operation: IoOperation,
-  { length }: IoRequest,
+  { offset, length }: IoRequest,
   round: number,
   awake: boolean,
 ): boolean {
@@ -56,6 +59,7 @@ export function goesAtOnce(
     return false;
   }
   if (round > FEW_FOR_THREADS || syncs > 0) return false;
+  if (offset % CACHE_PAGE !== 0 || length % CACHE_PAGE !== 0) return false;
   if (state.stallLeft === 0) return true;
   state.stallLeft--;
   return false;

@@ -2,7 +2,16 @@
  * The engine of plain system calls: pread and pwrite, done in the kick. The fastest on tmpfs, where io_uring would go
  * through kernel threads; on a disk, cold data blocks the event loop, so that it must be asked for by name there.
  */
-import { EAGAIN, EINTR, EIO, Engine, type IoFile, IoOperation, type IoRequest } from "./engine.ts";
+import {
+  EAGAIN,
+  EINTR,
+  EIO,
+  Engine,
+  type IoFile,
+  IoOperation,
+  type IoRequest,
+  MAXIMUM_RETRIES,
+} from "./engine.ts";
 import type { Ffi } from "./ffi.ts";
 import { FALLOCATE_MODE, POSIX_FADV_WILLNEED } from "./file-modes.ts";
 import type { Reactor } from "./reactor.ts";
@@ -63,6 +72,7 @@ export function transfer(
   slot: number,
 ): number {
   const read = operation === IoOperation.read;
+  let retries = 0;
   for (let done = 0; done < length; ) {
     vectors.fill(slot, segments!, segmentByte + done, length - done);
     const count = call(calls, descriptor, read, vectors, slot, offset + done);
@@ -71,7 +81,8 @@ export function transfer(
     else if (count === 0) return -EIO;
     else {
       const errno = calls.errno();
-      if (errno !== EINTR && errno !== EAGAIN) return -errno;
+      const again = errno === EINTR || errno === EAGAIN;
+      if (!again || retries++ === MAXIMUM_RETRIES) return -errno;
     }
   }
   return 0;

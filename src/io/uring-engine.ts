@@ -5,7 +5,16 @@
  * Invariant: a slot is free or holds one request with at most one entry in the kernel, and user_data is its number.
  */
 import { performance } from "node:perf_hooks";
-import { EAGAIN, EINTR, EIO, Engine, type IoFile, IoOperation, type IoRequest } from "./engine.ts";
+import {
+  EAGAIN,
+  EINTR,
+  EIO,
+  Engine,
+  type IoFile,
+  IoOperation,
+  type IoRequest,
+  MAXIMUM_RETRIES,
+} from "./engine.ts";
 import type { Ffi } from "./ffi.ts";
 import { FALLOCATE_MODE, POSIX_FADV_WILLNEED } from "./file-modes.ts";
 import {
@@ -25,8 +34,6 @@ import { VectorTable } from "./vector-table.ts";
 
 /** Requests in the kernel at once: eight disks of depth 32. More wait in their files' queues. */
 const DEPTH = 256;
-/** Times that one request may be interrupted or turned away before it fails. */
-const MAXIMUM_RETRIES = 100;
 
 export class UringEngine extends Engine {
   override readonly name = "io_uring";

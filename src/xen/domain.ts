@@ -132,6 +132,8 @@ export interface GrantTable {
   readonly prefersCopy: boolean;
   /** Pages that `allocate` could still give, though not side by side. */
   readonly freePages: number;
+  /** Pages that could still be granted. */
+  readonly freeEntries: number;
   /** Zeroed pages that lie side by side; undefined when the domain has no such run left. */
   allocate(pageCount: number): OwnPages | undefined;
   /** Maps `batch.count` pages of `peer`, each with its own status. */

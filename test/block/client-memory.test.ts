@@ -140,6 +140,18 @@ test("of a domain with few pages a disk leaves most to others", async () => {
   using _lent = lend(at, Math.floor(free / 4));
 });
 
+test("pages that are granted leave entries to the page pools, and what gets none is copied", async () => {
+  await using at = await World.start({ ...PERSISTENT, memoryPages: 4096, grantEntries: 128 });
+  using region = lend(at, 200);
+  for (let page = 0; page < 200; page++) {
+    const write = of(at, Operation.write, region, [page * PAGE, PAGE]);
+    assert.equal(await at.submit(write).status, 0);
+  }
+  assert.equal(await at.submit(at.request(Operation.write, 3, 7)).status, 0);
+  assert.equal(at.frontend.counters.freezes["grant shortage"], 0);
+  assert.equal(copied(at), 201 * PAGE);
+});
+
 test("when the disk has closed its pages are the domain's again, those in use when they are given back", async () => {
   const at = await World.start(PERSISTENT);
   const free = at.guest.grants.freePages;

@@ -15,6 +15,7 @@ export class FakeGrants implements GrantTable {
   grantsPages = true;
   readonly prefersCopy = false;
   readonly freePages = 64;
+  readonly freeEntries = 64;
   readonly region: MemoryRegion = new MemoryRegion(new Uint8Array(64 * PAGE_SIZE), 0);
   readonly handles: Map<number, number> = new Map();
   /** References that map() refuses. */

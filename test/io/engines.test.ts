@@ -178,33 +178,38 @@ describe("what the system can do to us", { skip: ffiMissingReason() ?? false }, 
     );
   });
 
-  test("an interrupted call is made again", async () => {
-    const path = join(directory, "interrupted");
-    writeFileSync(path, Buffer.alloc(8192, 6));
-    const stdout = await traced(
-      "preadv2:error=EINTR:when=1+2",
-      `import { openSync } from "node:fs";
-       import { IoFile } from ${source("engine")};
-       import { leaseEngine } from ${source("engines")};
-       import { allocateRegion, SegmentList } from ${source("memory")};
-       import { Reactor } from ${source("reactor")};
-       const reactor = new Reactor();
-       const lease = leaseEngine(reactor, "pread");
-       const region = allocateRegion(8192);
-       const segments = new SegmentList(2);
-       segments.add(region, 4096, 4096);
-       segments.add(region, 0, 4096);
-       const file = new IoFile(openSync(${JSON.stringify(path)}), {
-         operationOf: () => 0,
-         finished: (request, result) => console.log(result, region.bytes[0], region.bytes[8191]),
-       }, 1);
-       for (let i = 0; i < 2; i++) {
-         lease.engine.submit(file, { offset: 0, length: 8192, segments, segmentByte: 0 });
-         reactor.settle();
-       }`,
-    );
-    assert.equal(stdout, "0 6 6\n0 6 6\n");
-  });
+  for (const [what, inject, output] of [
+    ["an interrupted call is made again", "preadv2:error=EINTR:when=1+2", "0 6 6\n0 6 6\n"],
+    ["a call that is always turned away fails", "preadv2:error=EAGAIN", "-11 0 0\n-11 0 0\n"],
+  ] as const) {
+    test(what, async () => {
+      const path = join(directory, "turned-away");
+      writeFileSync(path, Buffer.alloc(8192, 6));
+      const stdout = await traced(
+        inject,
+        `import { openSync } from "node:fs";
+         import { IoFile } from ${source("engine")};
+         import { leaseEngine } from ${source("engines")};
+         import { allocateRegion, SegmentList } from ${source("memory")};
+         import { Reactor } from ${source("reactor")};
+         const reactor = new Reactor();
+         const lease = leaseEngine(reactor, "pread");
+         const region = allocateRegion(8192);
+         const segments = new SegmentList(2);
+         segments.add(region, 4096, 4096);
+         segments.add(region, 0, 4096);
+         const file = new IoFile(openSync(${JSON.stringify(path)}), {
+           operationOf: () => 0,
+           finished: (request, result) => console.log(result, region.bytes[0], region.bytes[8191]),
+         }, 1);
+         for (let i = 0; i < 2; i++) {
+           lease.engine.submit(file, { offset: 0, length: 8192, segments, segmentByte: 0 });
+           reactor.settle();
+         }`,
+      );
+      assert.equal(stdout, output);
+    });
+  }
 
   test("memory that is unmapped or out of its region never reaches the kernel", () => {
     const vectors = new VectorTable(1);

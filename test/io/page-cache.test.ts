@@ -13,19 +13,20 @@ function fileOf(caching: Caching): IoFile {
   return new IoFile(0, { operationOf: () => read, finished() {} }, caching);
 }
 
-function requestOf(length: number): IoRequest {
-  return { offset: 0, length, segments: undefined, segmentByte: 0, next: undefined };
+function requestOf(length: number, offset: number): IoRequest {
+  return { offset, length, segments: undefined, segmentByte: 0, next: undefined };
 }
 
 interface Circumstances {
+  readonly offset?: number;
   readonly length?: number;
   readonly round?: number;
   readonly awake?: boolean;
 }
 
 function goes(file: IoFile, operation: IoOperation, circumstances: Circumstances = {}): boolean {
-  const { length = 4096, round = 1, awake = false } = circumstances;
-  return goesAtOnce(file, operation, requestOf(length), round, awake);
+  const { offset = 0, length = 4096, round = 1, awake = false } = circumstances;
+  return goesAtOnce(file, operation, requestOf(length, offset), round, awake);
 }
 
 test("few reads and writes are done at once, many and long ones are the ring's", () => {
@@ -46,6 +47,16 @@ test("few reads and writes are done at once, many and long ones are the ring's",
   }
   assert.ok(goes(disk, read, { awake: true }), "a cached read needs no thread");
   assert.ok(!needsThread(disk, read));
+});
+
+test("a write of part of a page is the ring's, for the rest may have to be read from the disk", () => {
+  const disk = fileOf(Caching.disk);
+  for (const circumstances of [{ offset: 512 }, { length: 512 }, { offset: 2 ** 40 + 1 }]) {
+    assert.ok(!goes(disk, write, circumstances));
+    assert.ok(goes(disk, read, circumstances));
+    assert.ok(goes(fileOf(Caching.memory), write, circumstances), "in memory there is no disk");
+  }
+  assert.ok(goes(disk, write, { offset: 2 ** 40 }));
 });
 
 test("past the page cache, and for anything else, nothing is done at once", () => {

@@ -7,12 +7,15 @@
  * waits here for the next; it is the domain's again when the disk has closed.
  */
 import { MemoryRegion, type SegmentList } from "../../io/memory.ts";
-import { type Domain, type OwnPages, PAGE_SIZE } from "../../xen/domain.ts";
+import { type Domain, type GrantTable, type OwnPages, PAGE_SIZE } from "../../xen/domain.ts";
 
 /** Pages of one disk: an NBD server's and a Disk's. */
 const MAX_PAGES = 2048;
 /** Of the domain's pages that are free, this part may go to one user: rings and pools of other disks need some, too. */
 const SHARE = 4;
+/** Grant entries that are left to page pools and rings of all disks, which cannot go on without: two full pools. Data in a
+ * page that gets none is copied. */
+const SPARED_ENTRIES = 2048;
 
 export class ClientMemory implements Disposable {
   readonly #domain: Domain;
@@ -103,7 +106,7 @@ export class ClientMemory implements Disposable {
       if (left > 0 && bytes % PAGE_SIZE !== 0) return -1;
       const end = (start + bytes) / PAGE_SIZE;
       for (let page = start / PAGE_SIZE; page < end; page++) {
-        const reference = loan.reference(page, this.#peer);
+        const reference = loan.reference(page, this.#peer, this.#domain.grants);
         if (reference === 0) return -1;
         references[count++] = reference;
       }
@@ -132,11 +135,11 @@ class Loan {
   }
 
   /** Grant reference of a page, granted now if it is not; 0 where it cannot be. */
-  reference(page: number, peer: number): number {
+  reference(page: number, peer: number, grants: GrantTable): number {
     const { references } = this.pages;
     const reference = references[page]!;
     if (reference !== 0) return this.#peers[page] === peer ? reference : 0;
-    if (!this.pages.grant(page, peer, false)) return 0;
+    if (grants.freeEntries <= SPARED_ENTRIES || !this.pages.grant(page, peer, false)) return 0;
     this.#peers[page] = peer;
     return references[page]!;
   }

@@ -55,6 +55,11 @@ export class HostGrantTable implements GrantTable, Disposable {
     return this.#ownGrants().freePages;
   }
 
+  /** A page takes its entry when it is allocated, as far as can be told. */
+  get freeEntries(): number {
+    return this.freePages;
+  }
+
   allocate(pageCount: number): OwnPages | undefined {
     return this.#ownGrants().allocate(pageCount);
   }

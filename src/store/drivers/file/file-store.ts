@@ -367,9 +367,10 @@ export class FileStore implements BlockStore {
   }
 }
 
-function cachingOf({ direct, inMemory }: Image): Caching {
+function cachingOf({ direct, inMemory, onLocalDisk }: Image): Caching {
   if (direct) return Caching.unknown;
-  return inMemory ? Caching.memory : Caching.disk;
+  if (inMemory) return Caching.memory;
+  return onLocalDisk ? Caching.disk : Caching.unknown;
 }
 
 function describe(image: Image, readOnly: boolean, engine: string): BlockStoreInfo {

@@ -21,8 +21,21 @@ const statFile = promisify(fstat);
 // <linux/magic.h>
 const TMPFS_MAGIC = 0x01021994;
 const RAMFS_MAGIC = 0x858458f6;
+const EXT4_SUPER_MAGIC = 0xef53;
+const XFS_SUPER_MAGIC = 0x58465342;
+const BTRFS_SUPER_MAGIC = 0x9123683e;
+const F2FS_SUPER_MAGIC = 0xf2f52010;
+const OVERLAYFS_SUPER_MAGIC = 0x794c7630;
 const FALLOC_FL_PUNCH_HOLE_KEEP_SIZE = 3;
 const SECTOR = 512;
+
+const LOCAL_FILE_SYSTEMS: ReadonlySet<number> = new Set([
+  EXT4_SUPER_MAGIC,
+  XFS_SUPER_MAGIC,
+  BTRFS_SUPER_MAGIC,
+  F2FS_SUPER_MAGIC,
+  OVERLAYFS_SUPER_MAGIC,
+]);
 
 export interface ImageOptions {
   readonly path: string;
@@ -49,6 +62,8 @@ export interface Image extends AsyncDisposable {
   readonly isDevice: boolean;
   /** On tmpfs. */
   readonly inMemory: boolean;
+  /** Nothing but a disk of this machine stands behind the page cache, as far as we know: no server, no other process. */
+  readonly onLocalDisk: boolean;
   /** What others may not do meanwhile is locked. */
   readonly locked: boolean;
   /** Bytes of the smallest hole, or undefined where there are no holes. */
@@ -81,6 +96,7 @@ export async function openImage(options: ImageOptions): Promise<Image> {
       size,
       isDevice,
       inMemory: !isDevice && (type === TMPFS_MAGIC || type === RAMFS_MAGIC),
+      onLocalDisk: isDevice || LOCAL_FILE_SYSTEMS.has(type),
       locked: options.lock && ffi() !== undefined,
       holeGranularity: readOnly ? undefined : device ? device.discard : holesOf(descriptor, stats),
       blockBytes: device?.logicalBlock ?? stats.blksize,
