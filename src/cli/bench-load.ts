@@ -5,8 +5,9 @@
  * of the next. What is in flight when the time is over is waited for and counted; when somebody asks to stop, it is not.
  */
 import { performance } from "node:perf_hooks";
-import { allocateRegion, type MemoryRegion, SegmentList } from "../io/memory.ts";
+import { type MemoryRegion, SegmentList } from "../io/memory.ts";
 import type { Reactor } from "../io/reactor.ts";
+import { allocateFor } from "../store/allocate-for.ts";
 import {
   BlockRequest,
   type BlockStore,
@@ -51,7 +52,7 @@ export class BenchLoad implements RequestOwner {
     this.#reactor = reactor;
     this.#workload = workload;
     this.#blocks = Math.floor(bytes / blockBytes);
-    this.#memory = allocateRegion(depth * blockBytes);
+    this.#memory = allocateFor(store, depth * blockBytes);
     // What is written must not be easier to keep than data is.
     if (workload.readPercent < 100) fillRandomly(this.#memory.bytes);
     this.#submitted = new Float64Array(depth);

@@ -3,7 +3,6 @@
 import type { EngineChoice, StoreSpec } from "../store/block-store.ts";
 import { formatSize } from "../util/size.ts";
 import { type AttachSettings, settingsOf, unlocked } from "./attach-request.ts";
-import { driverNames } from "./catalogue.ts";
 import { checkName } from "./disks.ts";
 import { UsageError } from "./errors.ts";
 import type { DiskOptions } from "./options.ts";
@@ -77,7 +76,11 @@ export async function benchPlan(
 ): Promise<BenchPlan> {
   const workload = workloadOf(options);
   if (options.runtime <= 0) throw new UsageError("--runtime: write how long to measure, as 5s");
-  const { parseDisk } = await import("../index.ts");
+  // What names the drivers loads them, which --help must not.
+  const [{ parseDisk }, { driverNames }] = await Promise.all([
+    import("../index.ts"),
+    import("./catalogue.ts"),
+  ]);
   checkName(words, driverNames());
   const spec = parseDisk(words, options.filter);
   return {
