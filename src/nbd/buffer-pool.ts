@@ -12,7 +12,7 @@ import type { BlockStore } from "../store/block-store.ts";
 const SMALLEST_SHIFT = 12;
 /** Buffers below this are cut from a slab of it: one registration with an engine for many of them. */
 const SLAB_BYTES = 1024 * 1024;
-/** Free bytes kept: a few of the largest bursts; a fresh large buffer per request halves the throughput. */
+/** Free bytes kept for the clients of one store: a few of the largest bursts; a fresh large buffer per request halves the throughput. */
 const KEPT_BYTES = 64 * 1024 * 1024;
 
 export interface PooledBuffer {
@@ -93,10 +93,15 @@ export class BufferPool implements Disposable {
     slab.region[Symbol.dispose]();
   }
 
+  /** Frees what is here now. */
+  trim(): void {
+    const slabs = new Set(this.#free.flat().map((buffer) => buffer.slab));
+    for (const slab of slabs) if (slab.free === slab.buffers.length) this.#drop(slab);
+  }
+
   /** Frees what is here now, and the rest as it is given back. */
   [Symbol.dispose](): void {
     this.#disposed = true;
-    const slabs = new Set(this.#free.flat().map((buffer) => buffer.slab));
-    for (const slab of slabs) if (slab.free === slab.buffers.length) this.#drop(slab);
+    this.trim();
   }
 }

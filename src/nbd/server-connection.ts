@@ -61,10 +61,11 @@ export interface ConnectionEnvironment {
 
 export class ServerConnection implements TransportUser, RequestOwner, Kickable {
   readonly target: ReceiveTarget = new ReceiveTarget();
+  /** Where its payloads lie: that of its store. */
+  readonly pool: BufferPool;
   readonly #transport: Transport;
   readonly #negotiated: Negotiated;
   readonly #store: BlockStore;
-  readonly #pool: BufferPool;
   readonly #environment: ConnectionEnvironment;
   readonly #input: MemoryRegion;
   readonly #headers: MemoryRegion;
@@ -101,7 +102,7 @@ export class ServerConnection implements TransportUser, RequestOwner, Kickable {
     this.#transport = transport;
     this.#negotiated = negotiated;
     this.#store = store;
-    this.#pool = pool;
+    this.pool = pool;
     this.#environment = environment;
     this.#activeAt = environment.clock.now();
     this.#input = allocateRegion(INPUT_BYTES);
@@ -236,7 +237,7 @@ export class ServerConnection implements TransportUser, RequestOwner, Kickable {
   }
 
   #hold(command: Command, bytes: number): void {
-    command.buffer = this.#pool.take(bytes);
+    command.buffer = this.pool.take(bytes);
     this.#heldBytes += command.buffer.capacity;
   }
 
@@ -345,7 +346,7 @@ export class ServerConnection implements TransportUser, RequestOwner, Kickable {
     if (buffer !== undefined) {
       this.#heldBytes -= buffer.capacity;
       command.buffer = undefined;
-      this.#pool.give(buffer);
+      this.pool.give(buffer);
     }
     this.#freeCommands.push(command);
   }

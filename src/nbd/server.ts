@@ -245,6 +245,9 @@ export class NbdServer implements AsyncDisposable {
   #ended(connection: ServerConnection): void {
     this.#connections.delete(connection);
     this.#leaving.delete(connection);
+    // Many exports that nobody uses any more would hold much between them.
+    const { pool } = connection;
+    if (![...this.#connections].some((other) => other.pool === pool)) pool.trim();
     for (const waiting of this.#waiting) {
       if ([...this.#connections].some(waiting.of)) continue;
       this.#waiting.delete(waiting);

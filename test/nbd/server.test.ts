@@ -5,6 +5,8 @@ import { once } from "node:events";
 import { statSync } from "node:fs";
 import { readFile, writeFile } from "node:fs/promises";
 import { describe, test } from "node:test";
+import { setImmediate as turn } from "node:timers/promises";
+import { allocateRegion } from "../../src/io/memory.ts";
 import { Reactor } from "../../src/io/reactor.ts";
 import { NbdServer } from "../../src/nbd/index.ts";
 import { Operation, RequestFlag } from "../../src/store/block-store.ts";
@@ -102,6 +104,26 @@ describe("the NBD server, judged by other people's programs", () => {
     assert.equal((await succeed("nbdinfo", "--size", server.uri("a/b"))).trim(), String(2 * MiB));
     assert.equal((await run("nbdinfo", server.uri("none"))).code, 1);
     assert.equal((await succeed("nbdinfo", "--size", uri)).trim(), String(MiB));
+  });
+
+  test("an export that has no clients any more holds no memory for payloads", async () => {
+    await using served = await serve(MiB);
+    let lent = 0;
+    const allocate = (byteLength: number) => {
+      const region = allocateRegion(byteLength);
+      region.onRelease(() => lent--);
+      lent++;
+      return region;
+    };
+    Object.assign(served.store, { allocate });
+    const other = await holdOpen(served.uri);
+    await libnbd(served.uri, "h.pread(4096, 0); h.pread(65536, 0)");
+    while (served.server.counters.connections > 1) await turn();
+    assert.equal(lent, 2, "kept for the other client");
+    other.leave();
+    await other.ended;
+    while (served.server.counters.connections > 0) await turn();
+    assert.equal(lent, 0);
   });
 
   test("its Unix socket is its owner's alone, and goes away with it", async () => {
