@@ -68,16 +68,16 @@ export class ClientMemory implements Disposable {
     this.#kept.push(loan);
   }
 
-  /** The pages are for this backend from now on. What another one still maps stays closed to it. */
-  connect(peer: number): void {
-    if (peer !== this.#peer) this.endAccess();
+  /** The pages are for this backend from now on: the one before loses every page that it has let go of. What it still maps
+   * stays closed to this one. */
+  beginFor(peer: number): void {
+    this.#endAccess();
     this.#peer = peer;
   }
 
-  /** Ends the access of the last backend to every page that it has let go of. */
-  endAccess(): void {
-    for (const loan of [...this.#lent, ...this.#kept]) loan?.endAccess();
-    this.#peer = -1;
+  #endAccess(): void {
+    for (const loan of this.#lent) loan?.endAccess();
+    for (const loan of this.#kept) loan.endAccess();
   }
 
   /** Lists the references of the pages that hold `length` bytes of the list from byte `from` on, whole pages but for the
@@ -117,7 +117,7 @@ export class ClientMemory implements Disposable {
   /** The disk has closed: pages are the domain's again, those in use when their user gives them back. */
   [Symbol.dispose](): void {
     this.#ended = true;
-    this.endAccess();
+    this.#endAccess();
     for (const { pages } of this.#kept.splice(0)) pages[Symbol.dispose]();
   }
 }

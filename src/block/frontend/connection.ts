@@ -60,7 +60,6 @@ export class Connection implements Disposable {
     for (const pool of data) undo.use(pool);
     this.#dataPages = data.reduce((sum, pool) => sum + pool.count, 0);
     const pools = [...data];
-    options.clientMemory.connect(options.peer);
     // Without persistent grants a backend expects to see a page for one request; one that is not trusted sees no page of
     // which it needs a part.
     const clientMemory = this.persistent && options.trusted ? options.clientMemory : undefined;

@@ -324,7 +324,7 @@ export class FrontendLife implements QueueOwner, AsyncDisposable {
     const { path, otherendPath, otherendId } = this.#device;
     this.#former.dispose();
     this.#former = new DisposableStack();
-    this.clientMemory.endAccess();
+    this.clientMemory.beginFor(otherendId);
     this.#stale = false;
     this.#otherendClosed = Promise.withResolvers();
     const { protocol, persistent, dialect } = this.limits;

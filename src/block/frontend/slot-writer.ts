@@ -1,6 +1,6 @@
 /**
- * Turns a piece of a caller's request, or a run of whole ones, into a slot of the ring, with its pages and grants (FreeBSD's xbd_queue_cb and
- * xbd_mksegarray, Linux's blkif_queue_rw_req), and takes the pages back when it was answered.
+ * Turns a piece of a caller's request, or a run of whole ones, into a slot of the ring, with its pages and grants
+ * (FreeBSD's xbd_queue_cb and xbd_mksegarray, Linux's blkif_queue_rw_req), and takes the pages back when it was answered.
  *
  * Invariant: a page is granted for reading alone where the backend is to read it alone, unless it keeps its mappings;
  * for a backend that is not trusted no page shows anything but the request's data (XSA-403).
