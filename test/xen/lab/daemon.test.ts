@@ -1,4 +1,4 @@
-/** vbdkit daemon under dom0's own blkfront: disks that vbdkit attach makes come, grow and go. */
+/** vbdkit daemon under dom0's own blkfront: disks that vbdkit attach makes come, grow and go, beside others that are misused. */
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { LabDaemon } from "./daemon.ts";
@@ -6,6 +6,8 @@ import { Lab } from "./lab.ts";
 
 const image = "/tmp/a.img";
 const attach = `vbdkit attach 0 'vdev=xvdb,target=${image}'`;
+
+const foe = "exec node --conditions=vbdkit-source test/xen/lab/dom0/foul-frontend.ts";
 
 /** Of the disk, wherever it had left something. */
 const left = "ls /run/vbdkit/journals; xenstore-ls -f | grep 51728; ls /dev/xvdb 2>/dev/null; true";
@@ -82,6 +84,44 @@ test("blocks that fio writes, sixteen at a time, are read back as they were writ
   await lab.check("touch /tmp/enough");
   const { status, stdout, stderr } = await load.outcome;
   assert.equal(status, 0, stdout + stderr);
+});
+
+test("a frontend that plays foul, and one whose disk takes ten seconds, disturb no other disk of their process", async () => {
+  const { length } = daemon.said;
+  // The kernel's blkfront takes none that comes now.
+  await lab.check(`
+    set -e
+    modprobe xen-gntalloc
+    echo 0 >/sys/bus/xen/drivers_autoprobe
+    vbdkit attach 0 'vdev=xvdc,target=memory 8M' & first=$!
+    vbdkit attach 0 'vdev=xvdd,target=--filter delay memory 8M rdelay=10s' & second=$!
+    wait $first
+    wait $second
+    echo 1 >/sys/bus/xen/drivers_autoprobe`);
+  await using load = await lab.start(`
+    cd /tmp
+    for ((pass = 1;; pass++)); do
+      fio --name=load --filename=/dev/xvdb --direct=1 --ioengine=libaio --iodepth=8 --bs=4k --rw=randwrite --size=4M \
+        --randseed=$pass --verify=crc32c --verify_fatal=1 --verify_state_save=0 --output-format=terse || exit 1
+      echo pass $pass
+      [ -e end ] && exit 0
+    done`);
+  await using player = await lab.start(`${foe} xvdc`);
+  await using sleeper = await lab.start(`${foe} xvdd slow`);
+  for (const process of [player, sleeper]) {
+    const { status, stdout, stderr } = await process.outcome;
+    assert.equal(status, 0, `${stdout}${stderr}${daemon.said}`);
+  }
+  await lab.check("touch /tmp/end");
+  const { status, stdout, stderr } = await load.outcome;
+  assert.equal(status, 0, stderr);
+  assert.match(stdout, /^pass 1$/m);
+  await lab.check("vbdkit detach 0 xvdc && vbdkit detach 0 xvdd");
+  // As with Linux's backend, what went wrong stays below error/, for people.
+  const kept = await lab.check("xenstore-ls -f | grep '51744\\|51760' | grep -v /error/; true");
+  assert.equal(kept, "");
+  // No process had to be begun again.
+  assert.doesNotMatch(daemon.said.slice(length), /goes on/);
 });
 
 // Linux's blkfront does not hold on to a disk that is in use: the file system on it has lost it.
