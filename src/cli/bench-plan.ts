@@ -3,46 +3,15 @@
 import type { EngineChoice, StoreSpec } from "../store/block-store.ts";
 import { formatSize } from "../util/size.ts";
 import { type AttachSettings, settingsOf, unlocked } from "./attach-request.ts";
+import { type BenchOptions, type BenchPattern, benchPatterns } from "./bench-options.ts";
+import { driverNames } from "./catalogue.ts";
 import { checkName } from "./disks.ts";
 import { UsageError } from "./errors.ts";
-import type { DiskOptions } from "./options.ts";
 
-/** What each of fio's words means, and how it reads in a sentence. */
-const patterns = {
-  read: { random: false, reads: true, writes: false, words: "sequential reads" },
-  write: { random: false, reads: false, writes: true, words: "sequential writes" },
-  randread: { random: true, reads: true, writes: false, words: "random reads" },
-  randwrite: { random: true, reads: false, writes: true, words: "random writes" },
-  rw: { random: false, reads: true, writes: true, words: "sequential reads and writes" },
-  randrw: { random: true, reads: true, writes: true, words: "random reads and writes" },
-} as const;
-export type BenchPattern = keyof typeof patterns;
-export const benchPatterns: readonly BenchPattern[] = Object.keys(patterns) as BenchPattern[];
-
-/** Requests in flight: more than any ring of ours holds. */
-export const MAX_DEPTH = 4096;
 /** Bytes of data in flight, which all lie in memory. */
 const MAX_IN_FLIGHT_BYTES = 2 ** 30;
 /** fio's. */
 const DEFAULT_READ_PERCENT = 50;
-
-export interface BenchOptions extends DiskOptions {
-  filter?: string[];
-  rw: BenchPattern;
-  /** Bytes. */
-  bs: number;
-  iodepth: number;
-  /** Milliseconds. */
-  runtime: number;
-  /** Milliseconds. */
-  rampTime: number;
-  /** Bytes. */
-  size?: number;
-  rwmixread?: number;
-  destroyData?: true;
-  ring: boolean;
-  json?: true;
-}
 
 export interface BenchWorkload {
   readonly rw: BenchPattern;
@@ -76,11 +45,7 @@ export async function benchPlan(
 ): Promise<BenchPlan> {
   const workload = workloadOf(options);
   if (options.runtime <= 0) throw new UsageError("--runtime: write how long to measure, as 5s");
-  // What names the drivers loads them, which --help must not.
-  const [{ parseDisk }, { driverNames }] = await Promise.all([
-    import("../index.ts"),
-    import("./catalogue.ts"),
-  ]);
+  const { parseDisk } = await import("../index.ts");
   checkName(words, driverNames());
   const spec = parseDisk(words, options.filter);
   return {
@@ -96,7 +61,7 @@ export async function benchPlan(
 }
 
 function workloadOf({ rw, bs, iodepth, rwmixread, destroyData }: BenchOptions): BenchWorkload {
-  const { random, reads, writes } = patterns[rw];
+  const { random, reads, writes } = benchPatterns[rw];
   if (writes && destroyData === undefined) {
     throw new UsageError(
       `--rw ${rw} overwrites the disk, and what is on it is lost: say --destroy-data if that is all right`,
@@ -116,7 +81,7 @@ function workloadOf({ rw, bs, iodepth, rwmixread, destroyData }: BenchOptions): 
 
 /** "random reads of 4 KiB, 32 in flight" */
 export function describeWorkload({ rw, blockBytes, depth, readPercent }: BenchWorkload): string {
-  const { reads, writes, words } = patterns[rw];
+  const { reads, writes, words } = benchPatterns[rw];
   const mix = reads && writes ? ` (${readPercent} % read)` : "";
   return `${words}${mix} of ${formatSize(blockBytes)}, ${depth} in flight`;
 }

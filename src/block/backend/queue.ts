@@ -215,7 +215,7 @@ export class BackendQueue implements RequestOwner, Kickable, DrainMember {
     if (!this.#closing && !this.#halted) {
       this.#requestsBefore = this.#counters.requests;
       this.#take();
-      this.#guard.ended(this.#tookSome);
+      this.#guard.ended(this.#tookSome());
     }
     if (this.#inFlight === 0 && this.#held === undefined && this.#inherited.empty) this.#idle?.();
     if (this.#persistent && !this.#closing) this.#reclaim.step();
@@ -248,7 +248,7 @@ export class BackendQueue implements RequestOwner, Kickable, DrainMember {
   }
 
   /** In this kick. */
-  get #tookSome(): boolean {
+  #tookSome(): boolean {
     return this.#counters.requests !== this.#requestsBefore;
   }
 
@@ -258,7 +258,7 @@ export class BackendQueue implements RequestOwner, Kickable, DrainMember {
     if (this.#leaving) return false;
     const pending = this.#ring.pending();
     if (pending < 0) this.#halt();
-    if (pending === 0 && this.#tookSome) {
+    if (pending === 0 && this.#tookSome()) {
       this.#touch();
       return false;
     }

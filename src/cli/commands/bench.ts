@@ -1,7 +1,7 @@
 /** `vbdkit bench`: how fast a disk is, through a ring or by itself. */
 import { Command, Option } from "commander";
 import type { BenchResult } from "../bench-disk.ts";
-import { type BenchOptions, benchPatterns, MAX_DEPTH } from "../bench-plan.ts";
+import { type BenchOptions, benchPatterns, MAX_DEPTH } from "../bench-options.ts";
 import { UsageError } from "../errors.ts";
 import { knobHelp } from "../knobs.ts";
 import { addOpenOptions, addRingOptions, collect, duration, integer, size } from "../options.ts";
@@ -23,7 +23,7 @@ export function benchCommand(): Command {
     .optionsGroup("The load, in fio's words:")
     .addOption(
       new Option("--rw <PATTERN>", "what is done, and whether at random places")
-        .choices(benchPatterns)
+        .choices(Object.keys(benchPatterns))
         .default("randread"),
     )
     .addOption(new Option("--bs <SIZE>", "bytes of a request").argParser(size).default(4096, "4K"))
