@@ -12,7 +12,7 @@ import type { Group, Row } from "./harness/group.ts";
 import { describeMachine, machineFacts } from "./harness/machine.ts";
 import { writeTables } from "./harness/page.ts";
 import { Progress } from "./harness/progress.ts";
-import { measureRow, type RowResult } from "./harness/rounds.ts";
+import { isGross, measureRow, type RowResult } from "./harness/rounds.ts";
 import { Scratch } from "./harness/scratch.ts";
 import { Table } from "./harness/table.ts";
 
@@ -63,9 +63,9 @@ const measured: GroupResult[] = [];
 write(measured);
 const bad = measured
   .flatMap(({ results }) => results)
-  .filter(({ error, verdicts }) => error !== undefined || verdicts.some(({ gross }) => gross));
+  .filter((result) => result.error !== undefined || isGross(result));
 if (bad.length > 0) {
-  console.log(`Failed, or below half of an aim: ${bad.map(({ name }) => name).join(", ")}.`);
+  console.log(`Failed, or below half of their aims: ${bad.map(({ name }) => name).join(", ")}.`);
 }
 process.exitCode = bad.length === 0 ? 0 : 1;
 
@@ -83,7 +83,7 @@ async function measure(
         progress.show(`${group.name} ${row.name}: ${done}/${all} ${contender}`),
     });
   const result = await once();
-  return result.verdicts.some(({ gross }) => gross) ? await once() : result;
+  return isGross(result) ? await once() : result;
 }
 
 function write(all: readonly GroupResult[]): void {

@@ -30,7 +30,7 @@ export function usage(groups: readonly Group[]): string {
   --page FILE       the tables of a page that has places for them
   --profile FOLDER  what our processes did, for Chrome's developer tools; slower
 
-Groups: ${groups.map(({ name }) => name).join(", ")}. It ends with 1 where something failed or is below half of its aim.`;
+Groups: ${groups.map(({ name }) => name).join(", ")}. It ends with 1 where something failed or is below half of all its aims.`;
 }
 
 /** Throws an Error that says what is wrong with the words. */

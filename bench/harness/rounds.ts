@@ -43,6 +43,11 @@ export interface RowResult {
   readonly error?: string;
 }
 
+/** Far behind every peer that an aim names: one of them may have had a lucky minute. */
+export function isGross({ verdicts }: Pick<RowResult, "verdicts">): boolean {
+  return verdicts.length > 0 && verdicts.every(({ gross }) => gross);
+}
+
 export interface Measuring {
   readonly rounds: number;
   /** Of one measurement. */

@@ -1,7 +1,13 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Contender, Row } from "../../bench/harness/group.ts";
-import { figuresOf, type Measuring, measureRow, verdict } from "../../bench/harness/rounds.ts";
+import {
+  figuresOf,
+  isGross,
+  type Measuring,
+  measureRow,
+  verdict,
+} from "../../bench/harness/rounds.ts";
 import type { Scratch } from "../../bench/harness/scratch.ts";
 
 const measuring: Measuring = { rounds: 5, seconds: 1, onlyAims: false, onprogress: () => {} };
@@ -67,6 +73,17 @@ test("half of an aim is not gross, less is, and a limit never is", () => {
   assert.equal(gross(49), true);
   const { met, gross: limitGross } = verdict({ most: 1 }, [figuresOf("ours", [1000])], true);
   assert.deepEqual([met, limitGross], [false, false]);
+});
+
+test("a row is far behind where it is far behind every peer that it has aims for", () => {
+  const behind = (ours: number) => {
+    const figures = [figuresOf("ours", [ours]), figuresOf("slow", [100]), figuresOf("fast", [200])];
+    const aims = ["slow", "fast"].map((peer) => ({ against: [peer], least: 1 }));
+    return isGross({ verdicts: aims.map((aim) => verdict(aim, figures, false)) });
+  };
+  assert.equal(behind(60), false);
+  assert.equal(behind(40), true);
+  assert.equal(isGross({ verdicts: [] }), false);
 });
 
 test("what goes wrong in a row is told in its result", async () => {

@@ -4,7 +4,7 @@ import { spawn } from "node:child_process";
 import { text } from "node:stream/consumers";
 import { test } from "node:test";
 
-test("no row of the short benchmark is below half of its aim", async () => {
+test("no row of the short benchmark is below half of its aims", async () => {
   const child = spawn(
     process.execPath,
     ["--conditions=vbdkit-source", "bench/bench.ts", "--short"],
