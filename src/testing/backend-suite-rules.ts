@@ -198,14 +198,22 @@ async function everySlot(bench: BackendBench, protocol: BlkifProtocol): Promise<
   }
 }
 
+/** This process, in time: a machine that is slow may have other things to end first, such as compiling what has run. */
+async function comesToRest(): Promise<void> {
+  for (let looks = 0; looks < 50; looks++) {
+    const before = process.cpuUsage();
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    const { user, system } = process.cpuUsage(before);
+    if (user + system < 50_000) return;
+  }
+  assert.fail("it spins");
+}
+
 async function bogusIndex(bench: BackendBench): Promise<void> {
   for (const producer of [33, 100_000, -1]) {
     const frontend = await bench.connected();
     frontend.publishIndex(producer);
-    const before = process.cpuUsage();
-    await new Promise((resolve) => setTimeout(resolve, 100));
-    const { user, system } = process.cpuUsage(before);
-    assert.ok(user + system < 90_000, "it spins");
+    await comesToRest();
     // It may go to Closing at once or wait to be told.
     await frontend.become(6);
     await frontend.backendIs(6);

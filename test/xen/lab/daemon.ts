@@ -5,6 +5,14 @@ import type { Lab, LabProcess } from "./lab.ts";
 const POLL_MILLISECONDS = 50;
 const WAIT_LIMIT_SECONDS = 240;
 
+/** What a script of dom0's prints, once that is nothing or ten seconds have passed: a daemon lets go of a disk's journals
+ * just after the disk has closed, which is what others wait for. */
+export function whatIsLeft(lab: Lab, script: string): Promise<string> {
+  return lab.check(
+    `for i in $(seq 50); do left=$(${script}); [ -z "$left" ] && break; sleep 0.2; done; echo -n "$left"`,
+  );
+}
+
 export class LabDaemon {
   readonly #lab: Lab;
   readonly #words: string;

@@ -1,7 +1,7 @@
 /** Guests made by xl whose disks `vbdkit daemon` serves: their roots, disks that come and go, GRUB before Linux. */
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { LabDaemon } from "./daemon.ts";
+import { LabDaemon, whatIsLeft } from "./daemon.ts";
 import { Guest } from "./guest.ts";
 import { makeGuestDisk } from "./guest-disk.ts";
 import { Lab } from "./lab.ts";
@@ -25,12 +25,10 @@ after(async () => {
   await lab[Symbol.asyncDispose]();
 });
 
-/** Of the guest's disks, in the xenstore and among the daemon's journals. */
-async function leftOf(domid: number, vdev = ""): Promise<string> {
+/** Prints what there is of the guest's disks, in the xenstore and among the daemon's journals. */
+function tracesOf(domid: number, vdev = ""): string {
   const directories = `^/(local/domain|libxl)/(0/backend/vbd/${domid}|${domid}/device/vbd)/${vdev}`;
-  return await lab.check(
-    `xenstore-ls -f | grep -E '${directories}'; ls /run/vbdkit/journals | grep '^${domid}-${vdev}'; true`,
-  );
+  return `xenstore-ls -f | grep -E '${directories}'; ls /run/vbdkit/journals | grep '^${domid}-${vdev}'; true`;
 }
 
 test("a guest of xl has its root on our disk; another is plugged and unplugged; nothing is lost when the daemon is restarted and killed", async () => {
@@ -59,9 +57,9 @@ test("a guest of xl has its root on our disk; another is plugged and unplugged; 
       "dd if=/run/data of=/dev/xvdb bs=64k oflag=direct; sha256sum </run/data",
   );
   assert.equal(await lab.check("dd if=/tmp/b.img bs=1M count=1 | sha256sum"), sum);
-  assert.match(await leftOf(guest.domid, "51728"), /backend.*device.*\d-51728-0\n/s);
+  assert.match(await lab.check(tracesOf(guest.domid, "51728")), /backend.*device.*\d-51728-0\n/s);
   await lab.check("xl block-detach web xvdb");
-  assert.equal(await leftOf(guest.domid, "51728"), "");
+  assert.equal(await whatIsLeft(lab, tracesOf(guest.domid, "51728")), "");
 
   await guest.check(
     "mkdir /tools; mount -t squashfs -o ro /dev/xvdz /tools; mount -o bind /dev /tools/dev; " +
@@ -82,7 +80,7 @@ test("a guest of xl has its root on our disk; another is plugged and unplugged; 
   assert.equal(status, 0, stdout + stderr);
 
   await lab.check("xl shutdown -w web");
-  assert.equal(await leftOf(guest.domid), "");
+  assert.equal(await whatIsLeft(lab, tracesOf(guest.domid)), "");
   await lab.check(`e2fsck -fn ${image}`);
 });
 
@@ -92,7 +90,7 @@ test("GRUB boots Linux from a disk that Linux then has, and xl destroys the gues
   assert.match(mounted, /^\/dev\/xvda \/ ext4 rw(.*\n)*.*lab\.root=\/dev\/xvda/);
   assert.match(guest.console, /Reading \(xen\/xvda\)\/boot\/grub\/grub\.cfg/);
   await lab.check("xl destroy grub");
-  assert.equal(await leftOf(guest.domid), "");
+  assert.equal(await whatIsLeft(lab, tracesOf(guest.domid)), "");
 });
 
 test("xl says why a disk cannot be served, and removes it", async () => {
@@ -100,5 +98,5 @@ test("xl says why a disk cannot be served, and removes it", async () => {
   assert.notEqual(refused.status, 0);
   assert.match(refused.stderr, /script: there is no \/tmp\/none\.img/);
   await lab.check("xl block-detach 0 xvdb");
-  assert.equal(await leftOf(0, "51728"), "");
+  assert.equal(await whatIsLeft(lab, tracesOf(0, "51728")), "");
 });
