@@ -325,12 +325,16 @@ export class VbdService {
   /** Finishes what was taken and leaves every vbd as it is, for a successor. */
   async leave(): Promise<void> {
     this.#ending = true;
+    const { store } = this.#options.domain;
     for (const watch of this.#watches) await watch[Symbol.asyncDispose]();
     await Promise.all(
       [...this.#devices.values()].map(async (device) => {
         device.ending.abort(new XenError("ESHUTDOWN", "the daemon ends"));
         await device.backend?.leave();
-        device.journals?.[Symbol.dispose]();
+        // A guest's process is ended when the last of its vbds has gone: nobody goes on with that one.
+        const there = await store.read(device.path).catch(() => "");
+        if (there === undefined) device.journals?.remove();
+        else device.journals?.[Symbol.dispose]();
       }),
     );
     this.#devices.clear();

@@ -135,6 +135,19 @@ test("a service that leaves is followed by another, and the guest writes on", as
   }
 });
 
+test("a service that leaves while a vbd goes keeps no journal of it", async () => {
+  await using world = await ServiceWorld.start();
+  const paths = await world.make(XVDA);
+  const disk = await world.connect(paths);
+  await disk.write(0, Buffer.alloc(4096, 1));
+  const journals = () => readdirSync(join(world.folder, "journals"));
+  assert.equal(journals().length, 1);
+  const leaving = world.service.leave();
+  await world.dom0.store.remove(paths.backend);
+  await leaving;
+  assert.deepEqual(journals(), []);
+});
+
 test("a vbd that is looked at while another kind of vbd comes has one backend", async () => {
   await using world = await ServiceWorld.start();
   await world.service.leave();
