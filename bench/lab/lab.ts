@@ -1,6 +1,6 @@
 /**
  * On a real Xen (test/xen/lab): dom0's own blkfront before three backends in one boot, ours, Linux's blkback and QEMU's
- * qdisk, each on a RAM disk.
+ * qdisk, each with its data in memory.
  */
 import type { Aim, Contender, Group, OpenedRow, Row } from "../harness/group.ts";
 import { type Backend, backends, Dom0, type Load, type Turn } from "./dom0.ts";

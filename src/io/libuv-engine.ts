@@ -9,7 +9,7 @@ import { EAGAIN, EINTR, EIO, Engine, type IoFile, IoOperation, type IoRequest } 
 import type { Ffi } from "./ffi.ts";
 import type { SegmentList } from "./memory.ts";
 import { readCached } from "./page-cache.ts";
-import { adjust } from "./pread-engine.ts";
+import { adjust } from "./plain-calls.ts";
 import type { Reactor } from "./reactor.ts";
 import { VectorTable } from "./vector-table.ts";
 

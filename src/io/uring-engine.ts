@@ -27,8 +27,8 @@ import {
   IoUring,
 } from "./io-uring.ts";
 import { goesAtOnce, needsThread, readCached, tookAtOnce } from "./page-cache.ts";
+import { transfer } from "./plain-calls.ts";
 import { type Watcher, watchReadable } from "./poller.ts";
-import { transfer } from "./pread-engine.ts";
 import type { Reactor } from "./reactor.ts";
 import { VectorTable } from "./vector-table.ts";
 
