@@ -23,19 +23,23 @@ export function showNotes(): void {
 }
 
 export function printJson(value: unknown): void {
-  print(JSON.stringify(value, (key, held) => camelCased(plain(key, held)), 2));
+  print(jsonText(value));
 }
 
-/** Reasons that are words for people ("command shortage") are keys like all others in JSON: commandShortage. */
-function camelCased(value: unknown): unknown {
-  if (typeof value !== "object" || value === null || Array.isArray(value)) return value;
-  const entries = Object.entries(value).map(([key, held]) => [
-    /^[a-z]+( [a-z]+)+$/.test(key)
-      ? key.replaceAll(/ ([a-z])/g, (_, letter: string) => letter.toUpperCase())
-      : key,
-    held,
-  ]);
-  return Object.fromEntries(entries);
+/** Counts by reason of a frontend. Reasons are words for people ("command shortage"), and keys like all others in JSON:
+ * commandShortage. */
+const BY_REASON: ReadonlySet<string> = new Set(["freezes", "waits"]);
+
+export function jsonText(value: unknown): string {
+  const shown = (key: string, held: unknown) =>
+    BY_REASON.has(key) ? camelCased(held as object) : plain(key, held);
+  return JSON.stringify(value, shown, 2);
+}
+
+function camelCased(counts: object): object {
+  const named = (words: string) =>
+    words.replaceAll(/ ([a-z])/g, (_, letter: string) => letter.toUpperCase());
+  return Object.fromEntries(Object.entries(counts).map(([words, count]) => [named(words), count]));
 }
 
 /** Sets become arrays, so that JSON shows them. */

@@ -5,7 +5,7 @@ import fc from "fast-check";
 import { histogramLines } from "../../src/cli/bench-text.ts";
 import { groupDisks, splitDisk } from "../../src/cli/disks.ts";
 import { messageOf } from "../../src/cli/errors.ts";
-import { fields, table } from "../../src/cli/output.ts";
+import { fields, jsonText, table } from "../../src/cli/output.ts";
 import { progressLine } from "../../src/cli/progress.ts";
 import { escapeValue, unescapeValue } from "../../src/cli/xenstore-text.ts";
 import { formatDuration } from "../../src/util/duration.ts";
@@ -121,4 +121,11 @@ test("any value survives xenstore's escapes and back", () => {
       assert.deepEqual(unescapeValue(escapeValue(bytes)), Buffer.from(bytes));
     }),
   );
+});
+
+test("in JSON a frontend's reasons are keys like all others, and no other key is changed", () => {
+  const counts = { "command shortage": 1, held: 2 };
+  const shown = JSON.parse(jsonText({ freezes: counts, waits: counts, disks: { "my disk": 3 } }));
+  const keys = { commandShortage: 1, held: 2 };
+  assert.deepEqual(shown, { freezes: keys, waits: keys, disks: { "my disk": 3 } });
 });
