@@ -14,7 +14,7 @@ import {
   removeVbd,
   type VbdPaths,
 } from "../xen/toolstack.ts";
-import { frontendPath, parseVdev, toolstackPath, vdevName } from "../xen/vbd.ts";
+import { frontendPath, parseVdev, vdevName } from "../xen/vbd.ts";
 import { parseState, readNumber, XenbusState } from "../xen/xenbus.ts";
 
 /** Directories below backend/ in which ours are. */
@@ -84,12 +84,6 @@ export async function attachHostDisk(
 ): Promise<HostDisk> {
   const vdev = parseVdev(disk.vdev);
   const { guest, signal, backendDomid } = disk;
-  if (
-    (await store.list(frontendPath(guest.domid, vdev))) !== undefined ||
-    (await store.list(toolstackPath(guest.domid, vdev))) !== undefined
-  ) {
-    throw new XenError("EEXIST", `${guest.name} has ${vdevName(vdev)} already; choose another`);
-  }
   const paths = await createVbd(store, {
     frontendDomid: guest.domid,
     backendDomid,

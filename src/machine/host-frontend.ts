@@ -16,9 +16,8 @@ import {
   takeOffline,
   type VbdDescription,
   type VbdPaths,
-  vbdPaths,
 } from "../xen/toolstack.ts";
-import { type FrontendKind, frontendPath, parseVdev, vdevName } from "../xen/vbd.ts";
+import { frontendKinds, frontendPath, parseVdev, vdevName } from "../xen/vbd.ts";
 import { parseState, stateName, XenbusState } from "../xen/xenbus.ts";
 import { type ForeignDisk, foreignBackend } from "./foreign-backend.ts";
 
@@ -42,7 +41,6 @@ export interface NewHostVbd extends ForeignDisk {
 const CONNECT_TIMEOUT_MILLISECONDS = 20_000;
 /** There where the kernel has a frontend of its own. */
 const KERNEL_FRONTEND = "/sys/bus/xen/drivers/vbd";
-const KINDS: readonly FrontendKind[] = ["vbdkit", "vbd"];
 
 export class HostFrontend implements AsyncDisposable {
   /** The disk. */
@@ -130,13 +128,7 @@ export class HostFrontend implements AsyncDisposable {
 }
 
 async function create(store: XenStore, vbd: VbdDescription): Promise<VbdPaths> {
-  const { frontendDomid, vdev } = vbd;
-  const named = KINDS.map((kind) => frontendPath(frontendDomid, vdev, kind));
   try {
-    for (const path of [...named, vbdPaths(vbd).backend]) {
-      if ((await store.list(path)) === undefined) continue;
-      throw new XenError("EEXIST", `${path} is there already; choose another vdev`);
-    }
     return await createVbd(store, vbd);
   } catch (error) {
     if ((error as XenError).code !== "EACCES") throw error;
@@ -154,12 +146,12 @@ async function findDevice({ store, id }: Domain, device: string): Promise<string
     throw new XenError("ENOENT", `${path} is no device's directory`);
   }
   const vdev = parseVdev(device);
-  for (const kind of KINDS) {
+  for (const kind of frontendKinds) {
     const path = frontendPath(id, vdev, kind);
     if ((await store.read(`${path}/backend`)) !== undefined) return path;
   }
   const names: string[] = [];
-  for (const kind of KINDS) {
+  for (const kind of frontendKinds) {
     for (const name of (await store.list(`${home}device/${kind}`)) ?? []) {
       names.push(vdevName(Number(name)));
     }

@@ -17,7 +17,6 @@ import {
   removeVbd,
   type VbdDescription,
   type VbdPaths,
-  vbdPaths,
 } from "../xen/toolstack.ts";
 import { parseVdev, vdevName } from "../xen/vbd.ts";
 import { paramsOf } from "./params.ts";
@@ -69,18 +68,13 @@ export class HostVbd implements AsyncDisposable {
       removable: cdrom,
       kind: "vbd3",
     };
-    const paths = vbdPaths(vbd);
     if ((await store.list(`/local/domain/${domid}`)) === undefined) {
       throw new XenError("ESRCH", `there is no domain ${domid}`);
     }
-    for (const path of [paths.frontend, paths.backend]) {
-      if ((await store.list(path)) === undefined) continue;
-      throw new XenError("EEXIST", `${path} is there already; choose another vdev, or detach it`);
-    }
+    const paths = await createVbd(store, vbd);
+    undo.defer(() => removeVbd(store, paths));
     const opened =
       "driver" in disk ? undo.use(await openStore(disk, { reactor, readOnly, engine })) : disk;
-    undo.defer(() => removeVbd(store, paths));
-    await createVbd(store, vbd);
     const { backend: limits = {}, ontrace } = options;
     const backend = await BlockBackend.open(domain, paths.backend, opened, {
       readOnly,

@@ -23,7 +23,7 @@ import { type DomainOptions, EmbeddedMachine } from "../xen/embedded/index.ts";
 import {
   askToClose,
   createDomainNodes,
-  createVbd,
+  recreateVbd,
   removeVbd,
   type VbdDescription,
   vbdPaths,
@@ -259,7 +259,7 @@ export class Machine implements AsyncDisposable {
           await this.embedded.destroyDomain(backendDomid);
           await createDomainNodes(this.#dom0.store, backendDomid, `backend-${backendDomid}`);
         }
-        await createVbd(this.#dom0.store, vbd);
+        await recreateVbd(this.#dom0.store, vbd);
         return await this.#startBackend(disk, link, backendDomain, backendDomid, {
           path: paths.backend,
           readOnly: vbd.readOnly,

@@ -2,8 +2,21 @@
  * What a toolstack writes to bring a vbd into being, and to end it: the nodes and rights that libxl's
  * device__disk_add gives (libxl_disk.c, libxl_device.c; keys in blkif.h and xenstore-paths).
  */
-import type { XenStore, XenStoreOperations, XenStorePermission } from "./domain.ts";
-import { type BackendKind, backendPath, type FrontendKind, frontendPath, vdevName } from "./vbd.ts";
+import {
+  XenError,
+  type XenStore,
+  type XenStoreOperations,
+  type XenStorePermission,
+} from "./domain.ts";
+import {
+  type BackendKind,
+  backendPath,
+  type FrontendKind,
+  frontendKinds,
+  frontendPath,
+  toolstackPath,
+  vdevName,
+} from "./vbd.ts";
 import { parseState, readNumber, XenbusState } from "./xenbus.ts";
 
 export interface VbdDescription {
@@ -40,47 +53,75 @@ export function vbdPaths(vbd: VbdDescription): VbdPaths {
   };
 }
 
-/** Writes both directories in one transaction; both ends may start then. Where a frontend is there already, it is given
- * another backend: one that has the number of a domain that died has none of its rights. */
+/** Makes a vbd: writes both directories in one transaction; both ends may start then. Rejects, and has written nothing, with
+ * XenError("EEXIST") where the guest has such a device, or a backend is there for one. */
 export async function createVbd(store: XenStore, vbd: VbdDescription): Promise<VbdPaths> {
+  const paths = vbdPaths(vbd);
+  const { frontendDomid, vdev } = vbd;
+  const taken = [
+    paths.backend,
+    toolstackPath(frontendDomid, vdev),
+    ...frontendKinds.map((kind) => frontendPath(frontendDomid, vdev, kind)),
+  ];
+  await store.transaction(async (operations) => {
+    for (const path of taken) {
+      if ((await operations.list(path)) === undefined) continue;
+      const name = vdevName(vdev);
+      throw new XenError(
+        "EEXIST",
+        `domain ${frontendDomid} has ${name} already (${path}): choose another vdev, or detach it`,
+      );
+    }
+    await writeVbd(operations, vbd, paths);
+  });
+  return paths;
+}
+
+/** Writes both directories as `createVbd` does, over what is there: a frontend that is there is given another backend. One that
+ * has the number of a domain that died has none of its rights. */
+export async function recreateVbd(store: XenStore, vbd: VbdDescription): Promise<VbdPaths> {
   const paths = vbdPaths(vbd);
   const { frontendDomid, backendDomid } = vbd;
   await shareAll(store, paths.frontend, directoryPermissions(frontendDomid, backendDomid));
-  await store.transaction(async (operations) => {
-    await createDirectory(operations, paths.backend, vbd.backendDomid, vbd.frontendDomid);
-    await createDirectory(operations, paths.frontend, vbd.frontendDomid, vbd.backendDomid);
-    const deviceType = vbd.cdrom === true ? "cdrom" : "disk";
-    await writeAll(operations, paths.backend, {
-      frontend: paths.frontend,
-      "frontend-id": vbd.frontendDomid,
-      params: vbd.params,
-      online: 1,
-      removable: vbd.removable === true ? 1 : 0,
-      bootable: 1,
-      dev: vdevName(vbd.vdev),
-      type: "phy",
-      mode: vbd.readOnly ? "r" : "w",
-      "device-type": deviceType,
-      "discard-enable": vbd.readOnly || vbd.discard === false ? 0 : 1,
-      ...vbd.backendNodes,
-      state: XenbusState.initialising,
-    });
-    for (const [key, value] of Object.entries(vbd.secrets ?? {})) {
-      await operations.write(`${paths.backend}/${key}`, value);
-      await operations.setPermissions(
-        `${paths.backend}/${key}`,
-        directoryPermissions(vbd.backendDomid),
-      );
-    }
-    await writeAll(operations, paths.frontend, {
-      backend: paths.backend,
-      "backend-id": vbd.backendDomid,
-      "virtual-device": vbd.vdev,
-      "device-type": deviceType,
-      state: XenbusState.initialising,
-    });
-  });
+  await store.transaction((operations) => writeVbd(operations, vbd, paths));
   return paths;
+}
+
+async function writeVbd(
+  operations: XenStoreOperations,
+  vbd: VbdDescription,
+  paths: VbdPaths,
+): Promise<void> {
+  await createDirectory(operations, paths.backend, vbd.backendDomid, vbd.frontendDomid);
+  await createDirectory(operations, paths.frontend, vbd.frontendDomid, vbd.backendDomid);
+  const deviceType = vbd.cdrom === true ? "cdrom" : "disk";
+  await writeAll(operations, paths.backend, {
+    frontend: paths.frontend,
+    "frontend-id": vbd.frontendDomid,
+    params: vbd.params,
+    online: 1,
+    removable: vbd.removable === true ? 1 : 0,
+    bootable: 1,
+    dev: vdevName(vbd.vdev),
+    type: "phy",
+    mode: vbd.readOnly ? "r" : "w",
+    "device-type": deviceType,
+    "discard-enable": vbd.readOnly || vbd.discard === false ? 0 : 1,
+    ...vbd.backendNodes,
+    state: XenbusState.initialising,
+  });
+  for (const [key, value] of Object.entries(vbd.secrets ?? {})) {
+    const path = `${paths.backend}/${key}`;
+    await operations.write(path, value);
+    await operations.setPermissions(path, directoryPermissions(vbd.backendDomid));
+  }
+  await writeAll(operations, paths.frontend, {
+    backend: paths.backend,
+    "backend-id": vbd.backendDomid,
+    "virtual-device": vbd.vdev,
+    "device-type": deviceType,
+    state: XenbusState.initialising,
+  });
 }
 
 /** Port and grant of a vbd's first ring, as its frontend wrote them: what block-list shows. */

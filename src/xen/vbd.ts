@@ -113,8 +113,9 @@ function diskLetters(disk: number): string {
 /** Kinds of backend that serve the block protocol: the kernel's, tapdisk's, QEMU's. */
 export type BackendKind = "vbd" | "vbd3" | "qdisk";
 
-/** Kinds of frontend: the kernel's, and ours where a kernel has one, which takes every vbd that it sees. */
-export type FrontendKind = "vbd" | "vbdkit";
+/** Kinds of frontend: ours where a kernel has one, which takes every vbd that it sees; and the kernel's. */
+export const frontendKinds = ["vbdkit", "vbd"] as const;
+export type FrontendKind = (typeof frontendKinds)[number];
 
 /** The frontend's directory: the frontend's domain may write there, so nothing in it is to be trusted. */
 export function frontendPath(domid: number, vdev: number, kind: FrontendKind = "vbd"): string {

@@ -77,7 +77,7 @@ test("a vdev that is taken, a guest that is none and options of another's fronte
     const disk = parseXlDisk([`vdev=xvda,target=${join(folder, "a.img")}`]);
     return ask("attach", attachRequestOf(domain, disk, { ...options, ...more }));
   };
-  await assert.rejects(request("web"), /web has xvda already; choose another/);
+  await assert.rejects(request("web"), /domain 1 has xvda already .*: choose another vdev/);
   await assert.rejects(request("wbe"), /there is no domain "wbe"; did you mean "?web/);
   await assert.rejects(request("web", { link: "worker" }), /the guest has its own frontend/);
   await assert.rejects(ask("detach", { domain: "web", vdev: "xvda" }), /xl block-detach web xvda/);

@@ -10,7 +10,13 @@ import { Disk } from "../../src/store/disk.ts";
 import { systemClock } from "../../src/util/clock.ts";
 import type { Domain } from "../../src/xen/domain.ts";
 import { EmbeddedMachine } from "../../src/xen/embedded/index.ts";
-import { createDomainNodes, createVbd, type VbdPaths } from "../../src/xen/toolstack.ts";
+import {
+  createDomainNodes,
+  createVbd,
+  recreateVbd,
+  type VbdDescription,
+  type VbdPaths,
+} from "../../src/xen/toolstack.ts";
 
 export const GUEST = 1;
 export const IMAGE_BYTES: number = 2 ** 20;
@@ -104,10 +110,19 @@ export class ServiceWorld implements AsyncDisposable {
     params: string = "a.img",
     frontendDomid: number = GUEST,
   ): Promise<VbdPaths> {
-    return await createVbd(this.dom0.store, {
+    return await createVbd(this.dom0.store, this.#describe(vdev, params, frontendDomid));
+  }
+
+  /** Removes a vbd and makes it again in one step: nobody sees that there was none. */
+  async makeAgain(vdev: number): Promise<VbdPaths> {
+    return await recreateVbd(this.dom0.store, this.#describe(vdev, "a.img", GUEST));
+  }
+
+  #describe(vdev: number, params: string, frontendDomid: number): VbdDescription {
+    return {
       ...{ frontendDomid, backendDomid: this.backend.id, vdev },
       ...{ readOnly: false, params, kind: "vbd3" },
-    });
+    };
   }
 
   async connect(paths: VbdPaths, domain: Domain = this.guest): Promise<Disk> {

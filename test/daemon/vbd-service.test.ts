@@ -171,8 +171,7 @@ test("a vbd that was removed and made again before anybody looked is a new one",
   await using world = await ServiceWorld.start();
   const paths = await world.make(XVDA);
   await world.until(`${paths.backend}/state`, "2");
-  // As one step: nobody sees that there was none.
-  await world.make(XVDA);
+  await world.makeAgain(XVDA);
   await world.until(`${paths.backend}/state`, "2");
   const disk = await world.connect(paths);
   await disk.write(0, Buffer.alloc(4096, 2));
@@ -182,7 +181,7 @@ test("a vbd that was removed and made again before anybody looked is a new one",
   await disk[Symbol.asyncDispose]();
   await world.until(`${paths.backend}/state`, "6");
   while (world.service.vbds.length > 0) await sleep(5);
-  await world.make(XVDA);
+  await world.makeAgain(XVDA);
   await world.until(`${paths.backend}/state`, "2");
   const again = await world.connect(paths);
   assert.ok((await again.read(0, 4096)).every((byte) => byte === 2));

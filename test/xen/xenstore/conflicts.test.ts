@@ -8,7 +8,7 @@ import {
   XS_TRANSACTION_START,
   XS_WRITE,
 } from "../../../src/wire/xenstore.ts";
-import { createDomainNodes, createVbd, removeVbd } from "../../../src/xen/toolstack.ts";
+import { createDomainNodes, recreateVbd, removeVbd } from "../../../src/xen/toolstack.ts";
 import { XenStoreClient } from "../../../src/xen/xenstore/client.ts";
 import { ConflictCredit } from "../../../src/xen/xenstore/conflict-credit.ts";
 import { XenStoreDaemon } from "../../../src/xen/xenstore/daemon.ts";
@@ -115,7 +115,7 @@ test("a toolstack makes and removes a vbd while the guest writes into it without
     while (!over) await guest.write(path, String(writes++)).catch(() => {});
   };
   const floods = [flood("/local/domain/1/device/vbd"), flood("/local/domain/1/device/vbd/51712/x")];
-  const paths = await createVbd(store, vbd);
+  const paths = await recreateVbd(store, vbd);
   assert.equal(await store.read(`${paths.backend}/state`), "1");
   await removeVbd(store, paths);
   assert.equal(await store.read(`${paths.backend}/state`), undefined);
