@@ -17,7 +17,7 @@ import {
   toolstackPath,
   vdevName,
 } from "./vbd.ts";
-import { parseState, readNumber, XenbusState } from "./xenbus.ts";
+import { errorPath, parseState, readNumber, XenbusState } from "./xenbus.ts";
 
 export interface VbdDescription {
   readonly frontendDomid: number;
@@ -161,15 +161,18 @@ export async function askToClose(store: XenStore, paths: VbdPaths): Promise<void
   });
 }
 
-/** Removes both directories, after both ends have closed. Not as one: a guest that writes into its directory without
- * pause could make a transaction fail for as long. */
-export async function removeVbd(store: XenStore, paths: VbdPaths): Promise<void> {
-  await store.remove(paths.frontend);
-  await store.remove(paths.backend);
-  // The last disk of a guest takes the guest's directory along (libxl__xs_path_cleanup); no guest writes there.
-  const parent = paths.backend.slice(0, paths.backend.lastIndexOf("/"));
+/** Removes both directories, after both ends have closed, and what the drivers left of errors. Not as one: a guest that
+ * writes into its directory without pause could make a transaction fail for as long. */
+export async function removeVbd(store: XenStore, { frontend, backend }: VbdPaths): Promise<void> {
+  for (const path of [frontend, errorPath(frontend), backend, errorPath(backend)]) {
+    await store.remove(path);
+  }
+  // The last disk of a guest takes the guest's directories along (libxl__xs_path_cleanup); no guest writes there.
   await store.transaction(async (operations) => {
-    if ((await operations.list(parent))?.length === 0) await operations.remove(parent);
+    for (const path of [backend, errorPath(backend)]) {
+      const parent = path.slice(0, path.lastIndexOf("/"));
+      if ((await operations.list(parent))?.length === 0) await operations.remove(parent);
+    }
   });
 }
 

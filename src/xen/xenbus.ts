@@ -50,6 +50,12 @@ export async function readFlag(store: XenStoreOperations, path: string): Promise
   return (await readNumber(store, path)) === 1;
 }
 
+/** Where the driver of a device leaves what went wrong with it, outside of the directory that goes with the device: below
+ * `error` of its domain. */
+export function errorPath(path: string): string {
+  return path.replace(/^(\/local\/domain\/\d+)\//, "$1/error/");
+}
+
 export interface XenbusEnd {
   /** Where we write. */
   readonly path: string;
@@ -170,19 +176,21 @@ export class XenbusDevice implements AsyncDisposable {
     else await write(operations);
   }
 
-  /** Leaves the reason where xenbus_dev_fatal does, and goes to Closing. */
+  /** Leaves the reason where xenbus_dev_fatal does, and goes to Closing. Nothing is written where our directory is gone. */
   async fatal(error: unknown): Promise<void> {
     const code = (error as { code?: unknown }).code;
     const message = error instanceof Error ? error.message : String(error);
     const text = typeof code === "string" ? `${code} ${message}` : message;
-    const store = this.domain.store;
     const state = this.#state;
-    if ((await store.read(`${this.path}/state`).catch(() => undefined)) === undefined) return;
-    const relative = this.path.replace(/^\/local\/domain\/\d+\//, "");
-    await store.write(`${this.path}/error`, text).catch(() => {});
-    await store
-      .write(`/local/domain/${this.domain.id}/error/${relative}/error`, text)
-      .catch(() => {});
+    const told = this.domain.store.transaction(async (operations) => {
+      if ((await operations.read(`${this.path}/state`)) === undefined) return false;
+      for (const path of [this.path, errorPath(this.path)]) {
+        // Who may not leave it there closes all the same.
+        await operations.write(`${path}/error`, text).catch(() => {});
+      }
+      return true;
+    });
+    if (!(await told.catch(() => true))) return;
     // Whoever closed the device, or began it anew meanwhile, has the last word.
     if (state !== XenbusState.closed && state === this.#state)
       await this.switchState(XenbusState.closing);
