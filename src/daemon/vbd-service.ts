@@ -350,7 +350,8 @@ export class VbdService {
   }
 }
 
-/** The toolstack is done with the vbd. */
+/** The toolstack is done with the vbd, and has said so: that the node is missing (readFlag would take it for that) says
+ * nothing of a directory that is written node by node. */
 async function isOffline(operations: XenStoreOperations, path: string): Promise<boolean> {
   const online = (await operations.read(`${path}/online`))?.trim();
   return online !== undefined && online !== "1";

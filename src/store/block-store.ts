@@ -121,7 +121,9 @@ export interface BlockStore extends AsyncDisposable {
   /** Takes the request; never completes it here and never refuses it: the pool it came from is the bound. */
   submit(request: BlockRequest): void;
   /** Zeroed memory, the caller's until its disposal, with which requests cost this store less than with any other (which does
-   * as well): undefined where it has none to lend. Absent where all memory is alike. */
+   * as well): undefined where it has none to lend. Absent where all memory is alike. Whoever carries the requests out may
+   * have it mapped, and keep it so: of a frontend the backend, and one before it that has not let go, can read and change
+   * what is in it at any time (docs/frontend.md). */
   allocate?(byteLength: number): MemoryRegion | undefined;
   /** The extents that cover [offset, offset + length), in order, without gaps; the last may be cut to the range.
    * Rejects with a StoreError. */

@@ -146,7 +146,7 @@ export class XenbusDevice implements AsyncDisposable {
         if (!this.#disposed) await this.#handler?.(state);
       } catch (error) {
         if (this.#disposed) return;
-        await this.fatal(error).catch(() => {});
+        await this.fatal(error);
         this.#onfatal?.(error);
       }
     }
@@ -176,7 +176,8 @@ export class XenbusDevice implements AsyncDisposable {
     else await write(operations);
   }
 
-  /** Leaves the reason where xenbus_dev_fatal does, and goes to Closing. Nothing is written where our directory is gone. */
+  /** Leaves the reason where xenbus_dev_fatal does, and goes to Closing. Nothing is written where our directory is gone, and
+   * nothing is said where the xenstore does not take it. */
   async fatal(error: unknown): Promise<void> {
     const code = (error as { code?: unknown }).code;
     const message = error instanceof Error ? error.message : String(error);
@@ -192,8 +193,8 @@ export class XenbusDevice implements AsyncDisposable {
     });
     if (!(await told.catch(() => true))) return;
     // Whoever closed the device, or began it anew meanwhile, has the last word.
-    if (state !== XenbusState.closed && state === this.#state)
-      await this.switchState(XenbusState.closing);
+    if (state === XenbusState.closed || state !== this.#state) return;
+    await this.switchState(XenbusState.closing).catch(() => {});
   }
 
   /** Ends the watch and waits for the handler that runs. Writes nothing. */
