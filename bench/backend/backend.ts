@@ -4,12 +4,13 @@ import { join } from "node:path";
 import { buildRingLoad } from "../../test/support/ring-load.ts";
 import { ChildContender } from "../harness/child.ts";
 import type { Aim, Contender, Group, OpenedRow, Row } from "../harness/group.ts";
+import { rateOf } from "../harness/rate.ts";
 import type { Scratch } from "../harness/scratch.ts";
+import { PAGE_BYTES } from "../harness/stamps.ts";
 import type { BackendOptions } from "./backend-process.ts";
 
 const OURS = "vbdkit";
 const QEMU = "QEMU xen-block";
-const PAGE_KIB = 4;
 const module = join(import.meta.dirname, "backend-process.ts");
 
 export interface RingWorkload {
@@ -46,8 +47,8 @@ export const backend: Group = {
     const { operation, pages, depth } = workload;
     return {
       name,
-      summary: `${pages * PAGE_KIB} KiB ${operation}s${operation === "write" ? " to tmpfs" : ""}, depth ${depth}`,
-      ...{ unit: pages === 1 ? "IOPS" : "MiB/s", aims, short },
+      summary: `${(pages * PAGE_BYTES) / 1024} KiB ${operation}s${operation === "write" ? " to tmpfs" : ""}, depth ${depth}`,
+      ...{ unit: rateOf(pages * PAGE_BYTES).unit, aims, short },
       open: (scratch) => openRow(scratch, workload),
     };
   }),
@@ -60,13 +61,13 @@ async function openRow(scratch: Scratch, workload: RingWorkload): Promise<Opened
   const { pages, operation } = workload;
   // A disk that is written to is slower than both.
   const place = operation === "write" ? "memory" : "disk";
-  const scale = pages === 1 ? 1 : (pages * PAGE_KIB) / 1024;
+  const { figure } = rateOf(pages * PAGE_BYTES);
   // The frontend fills a file first, and knows what must be in it from then on.
   const start = async (name: string, whose: BackendOptions["whose"]): Promise<Contender> => {
     const file = scratch.file(place, `backend-${whose}`);
     const options: BackendOptions = { whose, file, program, workload };
     const child = undo.use(await ChildContender.start(name, module, options));
-    return { name, measure: async (seconds) => (await child.measure(seconds)) * scale };
+    return { name, measure: async (seconds) => figure(await child.measure(seconds)) };
   };
   const contenders = [await start(OURS, "ours"), await start(QEMU, "qemu")];
   const ends = undo.move();

@@ -32,7 +32,7 @@ export class Disks implements AsyncDisposable {
       filters: Array.from({ length: filters }, () => ({ name: "delay", parameters: {} })),
     };
     const options = (index: number): AttachOptions => ({
-      vdev: String(vdevOf(index)),
+      vdev: `d${index}`,
       guest: guestOf[Math.floor(index / DISKS_PER_GUEST)]!,
       ...(queues === undefined
         ? {}
@@ -67,9 +67,4 @@ export class Disks implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.machine[Symbol.asyncDispose]();
   }
-}
-
-/** Number of the xvd with that index (xen-vbd-interface(7)). */
-function vdevOf(index: number): number {
-  return index < 16 ? (202 << 8) | (index << 4) : (1 << 28) | (index << 8);
 }

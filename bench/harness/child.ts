@@ -58,6 +58,14 @@ export class ChildContender implements Contender, AsyncDisposable {
   }
 }
 
+/** Kills a child that has not ended, and waits for its end. */
+export async function endChild(child: ChildProcess): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null) return;
+  const exit = once(child, "exit");
+  child.kill();
+  await exit;
+}
+
 /** `--profile FOLDER` of the command. */
 export function profiling(): string[] {
   const folder = process.env.VBDKIT_BENCH_PROFILE;

@@ -8,12 +8,22 @@ import type { Contender } from "./group.ts";
 import type { Workload } from "./load.ts";
 import { DATA_BYTES } from "./scratch.ts";
 
-interface FioReport {
-  readonly jobs: readonly {
-    readonly error: number;
-    readonly read: { readonly iops: number };
-    readonly write: { readonly iops: number };
-  }[];
+/** What fio tells of a job, as far as it is of use. */
+export interface FioJob
+  extends Readonly<
+    Record<"read" | "write", { readonly iops: number; readonly total_ios: number }>
+  > {
+  readonly jobname: string;
+  /** errno of the job. */
+  readonly error: number;
+}
+
+/** The jobs of a report in JSON; it writes notes before that, too. Throws where one failed. */
+export function fioJobs(output: string): readonly FioJob[] {
+  const { jobs } = JSON.parse(output.slice(output.indexOf("{"))) as { readonly jobs: FioJob[] };
+  const failed = jobs.find(({ error }) => error !== 0);
+  if (failed === undefined) return jobs;
+  throw new Error(`fio failed on ${failed.jobname} with errno ${failed.error}`);
 }
 
 /** The same requests as Load submits, by an engine of fio's. `words` say which, and on what. A figure is what `figure`
@@ -36,11 +46,7 @@ export function fioContender(
 /** Requests of a second, of all jobs together. */
 export async function fio(words: readonly string[]): Promise<number> {
   const { stdout } = await promisify(execFile)("fio", [...common, ...words]);
-  // It writes notes before the report, too.
-  const { jobs } = JSON.parse(stdout.slice(stdout.indexOf("{"))) as FioReport;
-  const failed = jobs.find(({ error }) => error !== 0);
-  if (failed !== undefined) throw new Error(`fio failed with errno ${failed.error}`);
-  return jobs.reduce((sum, { read, write }) => sum + read.iops + write.iops, 0);
+  return fioJobs(stdout).reduce((sum, { read, write }) => sum + read.iops + write.iops, 0);
 }
 
 const common = [

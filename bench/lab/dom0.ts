@@ -5,6 +5,7 @@
  */
 import { LabDaemon } from "../../test/xen/lab/daemon.ts";
 import { Lab } from "../../test/xen/lab/lab.ts";
+import { fioJobs } from "../harness/fio.ts";
 
 export const backends = ["vbdkit", "blkback", "qdisk"] as const;
 export type Backend = (typeof backends)[number];
@@ -91,23 +92,24 @@ export class Dom0 implements AsyncDisposable {
   /** A turn of each, one after the other, in one process of fio: its start takes seconds. */
   async round(load: Load, seconds: number, order: readonly Backend[]): Promise<Map<Backend, Turn>> {
     const { blockBytes, depth, direction } = load;
-    const jobs = order.map((name) => `--name=${name} --stonewall --filename=${disks[name].device}`);
+    const words = order.map(
+      (name) => `--name=${name} --stonewall --filename=${disks[name].device}`,
+    );
     // Ticks of 10 ms; what stands before them in a line of /proc may hold spaces.
     const ticks = `ticks() { for pid in ${this.#workers.join(" ")}; do
         line=$(</proc/$pid/stat); set -- \${line##*) }; echo $((\${12} + \${13})); done; }`;
     const fio =
       `fio --direct=1 --ioengine=libaio --invalidate=0 --norandommap --rw=rand${direction} --bs=${blockBytes} ` +
-      `--iodepth=${depth} --time_based --runtime=${seconds} --output-format=json --output=/tmp/fio.json ${jobs.join(" ")}`;
+      `--iodepth=${depth} --time_based --runtime=${seconds} --output-format=json --output=/tmp/fio.json ${words.join(" ")}`;
     const text = await this.#lab.check(
       `set -e; ${ticks}; ticks; ${fio}; ticks; cat /tmp/fio.json`,
       { timeout: STEP_LIMIT_SECONDS + seconds },
     );
     const times = text.split("\n", 2 * backends.length).map(Number);
-    const report = JSON.parse(text.slice(text.indexOf("{"))) as FioReport;
+    const jobs = fioJobs(text);
     return new Map(
       backends.map((name, index) => {
-        const job = report.jobs.find(({ jobname }) => jobname === name)!;
-        if (job.error !== 0) throw new Error(`fio failed on ${name} with errno ${job.error}`);
+        const job = jobs.find(({ jobname }) => jobname === name)!;
         const { iops, total_ios: requests } = job[direction];
         const spent = (times[index + backends.length]! - times[index]!) * 10_000;
         return [name, { requestsPerSecond: iops, backendMicroseconds: spent / requests }];
@@ -134,10 +136,4 @@ export class Dom0 implements AsyncDisposable {
   [Symbol.asyncDispose](): Promise<void> {
     return this.#lab[Symbol.asyncDispose]();
   }
-}
-
-interface FioReport {
-  readonly jobs: readonly (Readonly<
-    Record<"read" | "write", { readonly iops: number; readonly total_ios: number }>
-  > & { readonly jobname: string; readonly error: number })[];
 }

@@ -5,6 +5,7 @@ import { promisify } from "node:util";
 import { fio, fioContender } from "../harness/fio.ts";
 import type { Aim, Contender, Group, OpenedRow, Row } from "../harness/group.ts";
 import type { Workload } from "../harness/load.ts";
+import { rateOf } from "../harness/rate.ts";
 import { DATA_BYTES, type Scratch } from "../harness/scratch.ts";
 import {
   NBDKIT,
@@ -85,7 +86,7 @@ export const nbd: Group = {
       ([name, row]): Row => ({
         name,
         summary: row.summary,
-        unit: row.blockBytes === 4 * KIB ? "IOPS" : "MiB/s",
+        unit: rateOf(row.blockBytes).unit,
         aims: row.aims,
         short: shortRows.has(name),
         open: (scratch) => openFioRow(scratch, name, row),
@@ -105,14 +106,13 @@ export const nbd: Group = {
 
 async function openFioRow(scratch: Scratch, name: string, row: FioRow): Promise<OpenedRow> {
   const { blockBytes, connections, readPercent } = row;
-  const scale = blockBytes === 4 * KIB ? 1 : blockBytes / KIB ** 2;
+  const { figure } = rateOf(blockBytes);
   const jobs = [`--numjobs=${connections}`];
   return openRow(
     scratch,
     name,
     readPercent < 100,
-    ({ name: server, uri }) =>
-      fioContender(server, row, [...engine(uri), ...jobs], (rate) => rate * scale),
+    ({ name: server, uri }) => fioContender(server, row, [...engine(uri), ...jobs], figure),
     blockBytes,
   );
 }

@@ -1,11 +1,10 @@
 /** The NBD servers that are compared, each a process with one raw file on a Unix socket, as its own documentation starts
  * it. */
 import { type ChildProcess, spawn } from "node:child_process";
-import { once } from "node:events";
 import { connect } from "node:net";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { profiling } from "../harness/child.ts";
+import { endChild, profiling } from "../harness/child.ts";
 
 export const OURS = "vbdkit";
 export const NBDKIT = "nbdkit";
@@ -92,10 +91,7 @@ export class NbdServer implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    if (this.#child.exitCode !== null || this.#child.signalCode !== null) return;
-    const exit = once(this.#child, "exit");
-    this.#child.kill();
-    await exit;
+    await endChild(this.#child);
   }
 }
 

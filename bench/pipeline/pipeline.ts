@@ -5,6 +5,7 @@ import { ChildContender } from "../harness/child.ts";
 import { fioContender } from "../harness/fio.ts";
 import type { Aim, Contender, Group, OpenedRow, Row } from "../harness/group.ts";
 import type { Workload } from "../harness/load.ts";
+import { rateOf } from "../harness/rate.ts";
 import type { Place, Scratch } from "../harness/scratch.ts";
 import type { PipelineOptions } from "./pipeline-process.ts";
 
@@ -106,21 +107,14 @@ function rowOf(
   way: Way & { readonly summary: string },
   workload: Workload & { readonly summary: string },
 ): Row {
-  const { figure, unit } = measureOf(workload);
   return {
     name,
     summary: `${workload.summary}, ${way.summary}`,
-    unit,
+    unit: rateOf(workload.blockBytes).unit,
     aims: aims[name] ?? onlyTold,
     short: shortRows.has(name),
-    open: (scratch) => openRow(scratch, name, way, workload, figure),
+    open: (scratch) => openRow(scratch, name, way, workload),
   };
-}
-
-/** Requests of a second tell little where each is large. */
-function measureOf({ blockBytes }: Workload): { figure: (rate: number) => number; unit: string } {
-  if (blockBytes === 4 * KIB) return { unit: "IOPS", figure: (rate) => rate };
-  return { unit: "MiB/s", figure: (rate) => (rate * blockBytes) / KIB ** 2 };
 }
 
 async function openRow(
@@ -128,10 +122,10 @@ async function openRow(
   name: string,
   way: Way,
   workload: Workload,
-  figure: (rate: number) => number,
 ): Promise<OpenedRow> {
   const { place, direct, link } = way;
   const { blockBytes } = workload;
+  const { figure } = rateOf(blockBytes);
   // Who writes has a file of his own, or nobody could say what is to be in it.
   const reads = workload.readPercent === 100;
   const fileOf = (who: string) =>

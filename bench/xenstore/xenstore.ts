@@ -4,6 +4,7 @@ import { once } from "node:events";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { GenuineXenstored } from "../../test/support/xenstored.ts";
+import { endChild } from "../harness/child.ts";
 import type { Contender, Group, OpenedRow, Row } from "../harness/group.ts";
 import type { Scratch } from "../harness/scratch.ts";
 
@@ -41,12 +42,13 @@ async function openRow(scratch: Scratch, mode: string, clients: number): Promise
   await promisify(execFile)("gcc", ["-O2", "-Wall", "-o", load, source]);
   const socket = scratch.socket();
   const child = fork(join(import.meta.dirname, "xenstored-process.ts"), [socket]);
-  undo.defer(async () => {
-    const exit = once(child, "exit");
-    child.kill();
-    await exit;
-  });
-  await once(child, "message");
+  undo.defer(() => endChild(child));
+  await Promise.race([
+    once(child, "message"),
+    once(child, "exit").then(([code]) => {
+      throw new Error(`${OURS} ended with ${code}`);
+    }),
+  ]);
   const genuine = undo.use(await GenuineXenstored.start());
   const contender = (name: string, path: string): Contender => ({
     name,
