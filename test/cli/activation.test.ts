@@ -53,7 +53,7 @@ os.execv(sys.argv[2], sys.argv[2:])`;
       new URL("../../packaging/systemd/vbdkit@.service", import.meta.url),
       "utf8",
     );
-    const command = /^ExecStart=\/usr\/bin\/vbdkit serve (.*)$/m.exec(unit)![1]!;
+    const command = /^ExecStart=\/usr\/bin\/env vbdkit serve (.*)$/m.exec(unit)![1]!;
     const words = command
       .replace("/run/vbdkit/%i", folder.file("machine"))
       .replace("/var/lib/vbdkit/%i.img", folder.file("data.img"));

@@ -29,7 +29,8 @@ export function listCommand(): Command {
     .addHelpText(
       "after",
       `
-Without --machine it is $VBDKIT_MACHINE, or the one machine of yours that runs.
+Without --machine it is $VBDKIT_MACHINE, or the one machine of yours that runs, or else the Xen host that this is
+(--machine xen).
 
 Examples:
   vbdkit list
