@@ -64,7 +64,13 @@ export class BackRing {
    * ahead of the responses than the ring has slots (RING_REQUEST_PROD_OVERFLOW). */
   pending(): number {
     if (this.#broken) return -1;
-    const published = Atomics.load(this.#memory.indexes, REQ_PROD);
+    const { indexes } = this.#memory;
+    // Only what is new has to be ordered before the slots that it is about, and an atomic load is a call.
+    if (indexes[REQ_PROD] === this.#seen) return (this.#seen - this.#consumed) | 0;
+    return this.#count(Atomics.load(indexes, REQ_PROD));
+  }
+
+  #count(published: number): number {
     const count = (published - this.#consumed) >>> 0;
     const counted = (this.#seen - this.#consumed) | 0;
     const room = this.size - ((this.#consumed - this.#produced) | 0);
@@ -116,7 +122,8 @@ export class BackRing {
   finalCheck(): boolean {
     const count = this.pending();
     if (count !== 0) return count > 0;
-    Atomics.store(this.#memory.indexes, REQ_EVENT, (this.#consumed + 1) | 0);
-    return this.pending() > 0;
+    const { indexes } = this.#memory;
+    Atomics.store(indexes, REQ_EVENT, (this.#consumed + 1) | 0);
+    return this.#count(Atomics.load(indexes, REQ_PROD)) > 0;
   }
 }

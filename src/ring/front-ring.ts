@@ -100,7 +100,13 @@ export class FrontRing {
    * whole ring). */
   pending(): number {
     if (this.#broken) return -1;
-    const published = Atomics.load(this.#memory.indexes, RSP_PROD);
+    const { indexes } = this.#memory;
+    // Only what is new has to be ordered before the slots that it is about, and an atomic load is a call.
+    if (indexes[RSP_PROD] === this.#seen) return (this.#seen - this.#consumed) | 0;
+    return this.#count(Atomics.load(indexes, RSP_PROD));
+  }
+
+  #count(published: number): number {
     const count = (published - this.#consumed) >>> 0;
     const counted = (this.#seen - this.#consumed) | 0;
     const asked = (this.#published - this.#consumed) | 0;
@@ -125,7 +131,8 @@ export class FrontRing {
   finalCheck(): boolean {
     const count = this.pending();
     if (count !== 0) return count > 0;
-    Atomics.store(this.#memory.indexes, RSP_EVENT, (this.#consumed + 1) | 0);
-    return this.pending() > 0;
+    const { indexes } = this.#memory;
+    Atomics.store(indexes, RSP_EVENT, (this.#consumed + 1) | 0);
+    return this.#count(Atomics.load(indexes, RSP_PROD)) > 0;
   }
 }

@@ -65,7 +65,8 @@ export abstract class BatchStore implements BlockStore, Kickable {
       request.status = this.#statusOf(request);
       request.owner.completed(request);
     }
-    if (this.#cancelled === 0) for (const done of this.#oncancelled.splice(0)) done();
+    if (this.#cancelled > 0 || this.#oncancelled.length === 0) return;
+    for (const done of this.#oncancelled.splice(0)) done();
   }
 
   #statusOf(request: BlockRequest): number {
