@@ -28,6 +28,7 @@ export class Reactor {
   #count = 0;
   #settling = false;
   #scheduled = false;
+  #turn = 0;
   /** Settles by `soon` since the event loop had its turn. */
   #settlesByPromises = 0;
   readonly #settleSoon = (): void => {
@@ -37,6 +38,11 @@ export class Reactor {
   readonly #turnPassed = (): void => {
     this.#settlesByPromises = 0;
   };
+
+  /** Another number in each settle: what takes long to find out is found out once in one. */
+  get turn(): number {
+    return this.#turn;
+  }
 
   /** `work.kick()` will be called once, in this settle or the next. The caller says it once per batch. */
   dirty(work: Kickable): void {
@@ -64,6 +70,7 @@ export class Reactor {
   settle(rounds: number = ROUNDS_PER_TURN): void {
     if (this.#settling) return;
     this.#settling = true;
+    this.#turn++;
     let began = 0;
     try {
       for (let round = 1; this.#count > 0 && round <= rounds; round++) {

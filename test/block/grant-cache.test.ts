@@ -47,6 +47,19 @@ test(
   }),
 );
 
+test("a reference larger than those of Linux's guests is found again, too", () => {
+  const grants = new FakeGrants();
+  const cache = cacheOf(grants, 8);
+  const pages = new RequestPages(11);
+  for (let round = 0; round < 2; round++) {
+    assert.equal(cache.map(references(32767, 32768, 0xffffffff), 3, false, pages), true);
+    cache.unmap(pages);
+  }
+  assert.equal(grants.maps, 3);
+  cache.clear();
+  assert.equal(grants.handles.size, 0);
+});
+
 test("a reference used twice at once is mapped on its own the second time and kept only once", () => {
   const grants = new FakeGrants();
   const cache = cacheOf(grants, 8);

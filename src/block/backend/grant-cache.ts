@@ -10,6 +10,7 @@
 import type { MemoryRegion } from "../../io/memory.ts";
 import { invariant } from "../../util/assert.ts";
 import { GrantMapBatch as Batch, type GrantMapBatch, type GrantTable } from "../../xen/domain.ts";
+import { KeptReferences } from "./kept-references.ts";
 import type { RequestPages } from "./request-pages.ts";
 
 export interface GrantCacheOptions {
@@ -41,8 +42,7 @@ export class GrantCache {
   readonly #batch: GrantMapBatch;
   /** Index in the request of each entry of the batch. */
   readonly #batchIndex: Int32Array;
-  /** Reference to slot, of the kept pages. */
-  readonly #slots = new Map<number, number>();
+  readonly #slots = new KeptReferences();
   readonly #capacity: number;
   /** Slots there are; more are made when all are taken, up to the capacity. */
   #slotCount = 0;
@@ -111,20 +111,21 @@ export class GrantCache {
     const batch = this.#batch;
     const persistent = this.#persistent;
     const access = readOnly && !persistent ? 1 : 0;
+    const kept = this.#slots;
+    const inUse = this.#inUse;
+    const { slots, regions, starts } = pages;
     let wanted = 0;
     for (let i = 0; i < count; i++) {
       const reference = references[i]!;
-      if (persistent) {
-        const slot = this.#slots.get(reference);
-        if (slot !== undefined && this.#inUse[slot] === 0) {
-          this.#inUse[slot] = 1;
-          pages.slots[i] = slot;
-          pages.regions[i] = this.#keptRegions[slot];
-          pages.starts[i] = this.#keptStarts[slot]!;
-          continue;
-        }
+      const slot = persistent ? kept.slotOf(reference) : -1;
+      if (slot >= 0 && inUse[slot] === 0) {
+        inUse[slot] = 1;
+        slots[i] = slot;
+        regions[i] = this.#keptRegions[slot];
+        starts[i] = this.#keptStarts[slot]!;
+        continue;
       }
-      pages.slots[i] = -1;
+      slots[i] = -1;
       batch.references[wanted] = reference;
       batch.readOnly[wanted] = access;
       this.#batchIndex[wanted++] = i;
@@ -165,13 +166,13 @@ export class GrantCache {
   #keep(batch: GrantMapBatch, k: number): number {
     if (!this.#persistent) return -1;
     const reference = batch.references[k]!;
-    if (this.#slots.has(reference)) return -1;
+    if (this.#slots.slotOf(reference) >= 0) return -1;
     if (this.#freeCount === 0 && !this.#grow()) {
       this.overflowed = true;
       return -1;
     }
     const slot = this.#freeSlots[--this.#freeCount]!;
-    this.#slots.set(reference, slot);
+    this.#slots.add(reference, slot);
     this.#keptReferences[slot] = reference;
     this.#keptHandles[slot] = batch.handles[k]!;
     this.#keptRegions[slot] = batch.regions[k];
@@ -204,17 +205,22 @@ export class GrantCache {
 
   /** Gives the pages of a request back. */
   unmap(pages: RequestPages): void {
-    for (let i = 0; i < pages.count; i++) {
-      const slot = pages.slots[i]!;
+    const { slots, count } = pages;
+    const inUse = this.#inUse;
+    const used = this.#used;
+    const lastUsed = this.#lastUsed;
+    const { now } = this;
+    for (let i = 0; i < count; i++) {
+      const slot = slots[i]!;
       if (slot >= 0) {
-        this.#inUse[slot] = 0;
-        this.#used[slot] = 1;
-        this.#lastUsed[slot] = this.now;
+        inUse[slot] = 0;
+        used[slot] = 1;
+        lastUsed[slot] = now;
       } else {
         this.#grants.unmap(pages.handles[i]!);
         this.#lent--;
+        pages.regions[i] = undefined;
       }
-      pages.regions[i] = undefined;
     }
     pages.count = 0;
   }

@@ -47,14 +47,13 @@ export class PendingRequest {
   /** Lists the pages as memory of the block request. */
   gather(valid: ValidRequest): void {
     const list = this.segments;
+    const { regions, starts } = this.pages;
+    const { count, firstSectors, lastSectors } = valid;
     list.clear();
-    for (let i = 0; i < valid.count; i++) {
-      const first = valid.firstSectors[i]!;
-      list.add(
-        this.pages.regions[i]!,
-        this.pages.starts[i]! + first * SECTOR_SIZE,
-        (valid.lastSectors[i]! - first + 1) * SECTOR_SIZE,
-      );
+    for (let i = 0; i < count; i++) {
+      const first = firstSectors[i]!;
+      const length = (lastSectors[i]! - first + 1) * SECTOR_SIZE;
+      list.add(regions[i]!, starts[i]! + first * SECTOR_SIZE, length);
     }
     this.request.segments = list;
     this.request.segmentByte = 0;

@@ -209,7 +209,7 @@ export class BackendQueue implements RequestOwner, Kickable, DrainMember {
   kick(): void {
     this.#dirty = false;
     if (this.#closed) return;
-    if (this.#persistent) this.#reclaim.begin();
+    if (this.#persistent) this.#reclaim.begin(this.#reactor.turn);
     // First, since whoever is notified may have sent more by the time that we look.
     if (this.#ring.publish()) this.#channel.notify();
     if (!this.#closing && !this.#halted) {

@@ -18,6 +18,8 @@ export class Reclaim implements Disposable {
   /** Asks for a kick, which calls `step`. */
   readonly #wake: () => void;
   #timer: Disposable | undefined = undefined;
+  /** Of the reactor, in which the clock was read last. */
+  #turn = -1;
   /** When the timer will run. */
   #due = Number.POSITIVE_INFINITY;
   /** Pages given back since the beginning. */
@@ -30,8 +32,11 @@ export class Reclaim implements Disposable {
     cache.now = clock.now();
   }
 
-  /** Before a batch of requests: what is used now is noted as used now. */
-  begin(): void {
+  /** Before a batch of requests: what is used now is noted as used now, or some milliseconds ago, when the reactor's `turn`
+   * began. */
+  begin(turn: number): void {
+    if (turn === this.#turn) return;
+    this.#turn = turn;
     this.#cache.now = this.#clock.now();
   }
 
@@ -56,7 +61,7 @@ export class Reclaim implements Disposable {
 
   #scan(): void {
     this[Symbol.dispose]();
-    this.begin();
+    this.#cache.now = this.#clock.now();
     this.count += this.#cache.scan();
     this.#wake();
   }
