@@ -1,7 +1,9 @@
 /** What single things cost: ring and codec, an event, a connection, an idle disk, a busy one among others, a filter. */
 import { join } from "node:path";
-import { ChildContender } from "../harness/child.ts";
+import { pathToFileURL } from "node:url";
+import { ChildContender, freshChild } from "../harness/child.ts";
 import type { Aim, Group, OpenedRow, Row } from "../harness/group.ts";
+import { allChecks, type Check } from "./checks.ts";
 
 /** What the child does (costs-process.ts), and how often or with how many. */
 export interface Cost {
@@ -20,6 +22,8 @@ export interface Cost {
   /** Filters before the disk that do nothing. */
   readonly filters?: number;
   readonly persistent?: boolean;
+  /** Checks on the other side's data that are left out. */
+  readonly trusting?: readonly Check[];
 }
 
 interface CostRow extends Pick<Row, "summary" | "unit" | "short"> {
@@ -86,7 +90,23 @@ const costRows: Readonly<Record<string, CostRow>> = {
     aims: [{ against: [WITHOUT], least: 0.97 }],
     short: true,
   },
+  "check-indexes": check("the rings' indexes are checked", ["check-indexes"]),
+  "check-requests": check("requests and their segments are checked", ["check-requests"]),
+  "check-ranges": check("the disk checks ranges once more", ["check-ranges"]),
+  "check-responses": check("responses are checked", ["check-responses"]),
+  "check-events": check("events that bring nothing are counted", ["check-events"]),
+  checks: check("all of these checks", allChecks),
 };
+
+/** A read of one page, which costs least, and so the check most. */
+function check(summary: string, trusting: readonly Check[]): CostRow {
+  const ours: Cost = { what: "requests", depth: 32 };
+  return {
+    ...less(`${summary}; 4 KiB read from a disk in memory, depth 32`, "ns", ours),
+    without: { ...ours, trusting },
+    aims: told,
+  };
+}
 
 function less(summary: string, unit: string, ours: Cost): CostRow {
   return { summary, unit, ours, lessIsBetter: true };
@@ -107,12 +127,16 @@ export const costs: Group = {
 };
 
 async function openRow({ ours, without }: CostRow): Promise<OpenedRow> {
-  await using undo = new AsyncDisposableStack();
   const module = join(import.meta.dirname, "costs-process.ts");
-  const start = async (name: string, cost: Cost) =>
-    undo.use(await ChildContender.start(name, module, cost));
-  const contenders = [await start(OURS, ours)];
-  if (without !== undefined) contenders.push(await start(WITHOUT, without));
-  const ends = undo.move();
-  return { contenders, [Symbol.asyncDispose]: () => ends.disposeAsync() };
+  const trusting = `--import=${pathToFileURL(join(import.meta.dirname, "trusting.ts"))}`;
+  if (without !== undefined) {
+    const fresh = (name: string, cost: Cost) =>
+      freshChild(name, module, cost, cost.trusting === undefined ? [] : [trusting]);
+    return {
+      contenders: [fresh(OURS, ours), fresh(WITHOUT, without)],
+      async [Symbol.asyncDispose]() {},
+    };
+  }
+  const child = await ChildContender.start(OURS, module, ours);
+  return { contenders: [child], [Symbol.asyncDispose]: () => child[Symbol.asyncDispose]() };
 }

@@ -12,10 +12,15 @@ export class ChildContender implements Contender, AsyncDisposable {
   readonly name: string;
   readonly #child: ChildProcess;
 
-  /** Runs a module that calls `serveMeasurements` with what is given here. */
-  static async start(name: string, module: string, given: unknown): Promise<ChildContender> {
+  /** Runs a module that calls `serveMeasurements` with what is given here; `words` are more options of Node's. */
+  static async start(
+    name: string,
+    module: string,
+    given: unknown,
+    words: readonly string[] = [],
+  ): Promise<ChildContender> {
     const child = fork(module, [JSON.stringify(given)], {
-      execArgv: [...process.execArgv, ...profiling()],
+      execArgv: [...process.execArgv, ...profiling(), ...words],
       serialization: "json",
     });
     const contender = new ChildContender(name, child);
@@ -54,8 +59,30 @@ export class ChildContender implements Contender, AsyncDisposable {
     if (this.#child.exitCode !== null || this.#child.signalCode !== null) return;
     const exit = once(this.#child, "exit");
     this.#child.disconnect();
-    await exit;
+    const [code] = await exit;
+    if (code !== 0) throw new Error(`${this.name} ended with ${code}`);
   }
+}
+
+/** Seconds in which a new process compiles. */
+const WARM_UP_SECONDS = 0.5;
+
+/** A contender that is a new process for each measurement, for rows whose two differ by little: how V8 has happened to
+ * compile, and where things lie in memory, favours a process by several percent for as long as it lives. */
+export function freshChild(
+  name: string,
+  module: string,
+  given: unknown,
+  words: readonly string[],
+): Contender {
+  return {
+    name,
+    async measure(seconds) {
+      await using child = await ChildContender.start(name, module, given, words);
+      await child.measure(WARM_UP_SECONDS);
+      return await child.measure(seconds);
+    },
+  };
 }
 
 /** Kills a child that has not ended, and waits for its end. */
