@@ -62,25 +62,16 @@ const CLOSED_STAYS = 1000;
 /** DOMID/VDEV as toolstacks write them; others are not ours, and two spellings of one number would share their journals. */
 const NUMBERS = /\/(0|[1-9]\d{0,4})\/(0|[1-9]\d{0,9})$/;
 
-/** A directory that is looked at for the first time, or a vbd that is served. */
-class Device {
+interface Device {
   readonly path: string;
-  request: DeviceRequest | undefined = undefined;
-  journals: JournalFiles | undefined = undefined;
-  backend: BlockBackend | undefined = undefined;
-  store: BlockStore | undefined = undefined;
-  /** Ends opening its disk, and waiting for a lock. */
-  readonly ending = new AbortController();
-  /** Resolves when it is served, or was found to be none that is. */
-  beginning: Promise<void> = Promise.resolve();
-  /** Something changed while it began. */
-  changed = false;
+  readonly journals: JournalFiles | undefined;
+  readonly request: DeviceRequest;
+  backend: BlockBackend | undefined;
+  store: BlockStore | undefined;
+  /** Ends waiting for a lock. */
+  readonly ending: AbortController;
   /** Its directory was removed. */
-  vanished = false;
-
-  constructor(path: string) {
-    this.path = path;
-  }
+  vanished: boolean;
 }
 
 export class VbdService {
@@ -88,6 +79,8 @@ export class VbdService {
   readonly #devices = new Map<string, Device>();
   /** Directories of vbds that have ended, or could not be served: not looked at again while they stay. */
   readonly #done = new Set<string>();
+  /** Directories that are looked at for the first time; each root has a handler of its own. */
+  readonly #beginning = new Set<string>();
   readonly #watches: DeviceWatch[] = [];
   readonly #found: ReadonlySet<string>[];
   #ending = false;
@@ -116,9 +109,7 @@ export class VbdService {
 
   get vbds(): readonly ServedVbd[] {
     return [...this.#devices.values()].flatMap(({ path, request, backend, store }) =>
-      backend === undefined || request === undefined
-        ? []
-        : [{ path, request, backend, store: backend.negotiated && store }],
+      backend === undefined ? [] : [{ path, request, backend, store: backend.negotiated && store }],
     );
   }
 
@@ -134,26 +125,21 @@ export class VbdService {
       else await this.#look(device);
     }
     for (const path of paths) {
-      if (this.#ending || this.#devices.has(path)) continue;
-      const device = new Device(path);
-      this.#devices.set(path, device);
-      device.beginning = this.#apart(path, this.#meet(device));
+      if (this.#ending || this.#devices.has(path) || this.#beginning.has(path)) continue;
+      this.#beginning.add(path);
+      try {
+        if (this.#done.has(path) && !(await this.#isMadeAnew(path))) {
+          await this.#closeRefused(path);
+          continue;
+        }
+        this.#done.delete(path);
+        await this.#begin(path);
+      } catch (error) {
+        await this.#refuse(path, error);
+      } finally {
+        this.#beginning.delete(path);
+      }
     }
-  }
-
-  async #meet(device: Device): Promise<void> {
-    try {
-      await this.#begin(device);
-    } catch (error) {
-      if (!device.ending.signal.aborted) await this.#refuse(device.path, error);
-    }
-    if (device.backend === undefined) this.#forget(device);
-    if (device.changed) this.#poke();
-  }
-
-  /** As if something had changed. */
-  #poke(): void {
-    for (const watch of this.#watches) watch.poke();
   }
 
   /** A toolstack removed the directory and made it again, and we saw neither: what we left there is gone. */
@@ -163,56 +149,63 @@ export class VbdService {
     return (await store.read(`${path}/hotplug-error`)) === undefined;
   }
 
-  async #begin(device: Device): Promise<void> {
+  async #begin(path: string): Promise<void> {
     const { domain, journals, ontrace, resolve } = this.#options;
-    const { path, ending } = device;
-    if (this.#done.has(path) && !(await this.#isMadeAnew(path))) {
-      await this.#closeRefused(path);
-      return;
-    }
-    this.#done.delete(path);
     const [, domid, vdev] = NUMBERS.exec(path) ?? [];
     if (vdev === undefined) return;
     const request = await resolve(path);
     if (request === undefined) return;
-    await this.#probe(request, ending.signal);
-    ending.signal.throwIfAborted();
-    device.request = request;
-    if (journals !== undefined) {
-      device.journals = new JournalFiles(journals, Number(domid), Number(vdev));
+    await this.#probe(request);
+    if (this.#ending) return;
+    const device: Device = {
+      path,
+      request,
+      journals:
+        journals === undefined
+          ? undefined
+          : new JournalFiles(journals, Number(domid), Number(vdev)),
+      backend: undefined,
+      store: undefined,
+      ending: new AbortController(),
+      vanished: false,
+    };
+    this.#devices.set(path, device);
+    try {
+      const backend = await BlockBackend.open(domain, path, () => this.#open(device), {
+        readOnly: request.readOnly,
+        limits: request.limits,
+        cpus: availableParallelism(),
+        clock: systemClock,
+        ...(device.journals === undefined ? {} : { journals: device.journals }),
+        ontrace,
+      });
+      device.backend = backend;
+      if (device.vanished) this.#leave(device, backend);
+      else void backend.ended.then(() => this.#ended(device));
+    } catch (error) {
+      this.#devices.delete(path);
+      device.journals?.remove();
+      throw error;
     }
-    const backend = await BlockBackend.open(domain, path, () => this.#open(device, request), {
-      readOnly: request.readOnly,
-      limits: request.limits,
-      cpus: availableParallelism(),
-      clock: systemClock,
-      ...(device.journals === undefined ? {} : { journals: device.journals }),
-      ontrace,
-    });
-    device.backend = backend;
-    if (device.vanished) this.#leave(device, backend);
-    else void backend.ended.then(() => this.#ended(device));
   }
 
   /** That there is such a disk is said now, to whoever makes the vbd, and not only to the guest that connects later. Its
    * lock may be another's until then. */
-  async #probe({ spec, engine }: DeviceRequest, signal: AbortSignal): Promise<void> {
+  async #probe({ spec, engine }: DeviceRequest): Promise<void> {
     const { reactor } = this.#options.domain;
-    const options = { reactor, readOnly: true, engine, signal };
-    const store = await openStore(unlockedSpec(spec) ?? spec, options);
+    const store = await openStore(unlockedSpec(spec) ?? spec, { reactor, readOnly: true, engine });
     await store[Symbol.asyncDispose]();
   }
 
   /** Opens the disk for a frontend that connects; waits where another holds its lock. */
-  async #open(device: Device, request: DeviceRequest): Promise<BlockStore> {
-    const { spec, readOnly, engine, text } = request;
+  async #open(device: Device): Promise<BlockStore> {
+    const { spec, readOnly, engine, text } = device.request;
     const { reactor } = this.#options.domain;
-    const { signal } = device.ending;
     const patience = performance.now() + LOCK_PATIENCE;
     for (let told = false; ; ) {
-      signal.throwIfAborted();
+      device.ending.signal.throwIfAborted();
       try {
-        const store = await openStore(spec, { reactor, readOnly, engine, signal });
+        const store = await openStore(spec, { reactor, readOnly, engine });
         device.store = store;
         return store;
       } catch (error) {
@@ -228,7 +221,6 @@ export class VbdService {
   /** Whether the vbd is still the one that we serve, and wanted. */
   async #look(device: Device): Promise<void> {
     const { backend, path } = device;
-    device.changed = true;
     if (backend === undefined || device.vanished) return;
     if (await this.#isMadeAnew(path)) this.#vanish(device);
     else if (backend.negotiated === undefined) await this.#closeUnwanted(device, backend);
@@ -238,7 +230,7 @@ export class VbdService {
   async #closeUnwanted({ path, ending }: Device, backend: BlockBackend): Promise<void> {
     if (!(await isOffline(this.#options.domain.store, path))) return;
     ending.abort(new XenError("ESHUTDOWN", `${path} was taken offline`));
-    void this.#apart(path, backend[Symbol.asyncDispose]());
+    this.#apart(path, backend[Symbol.asyncDispose]());
   }
 
   /** The toolstack wants to be rid of a vbd that could not be served, and waits for it to close. */
@@ -250,12 +242,12 @@ export class VbdService {
       await operations.write(`${path}/state`, String(XenbusState.closed));
       return true;
     });
-    if (closed) void this.#apart(path, this.#clear(path));
+    if (closed) this.#apart(path, this.#clear(path));
   }
 
-  /** A disk that hangs holds up nobody else. Never rejects. */
-  async #apart(path: string, work: Promise<void>): Promise<void> {
-    await work.catch((error: unknown) => this.#trace("failed", `${path}: ${String(error)}`));
+  /** A disk that hangs holds up nobody else. */
+  #apart(path: string, work: Promise<void>): void {
+    void work.catch((error: unknown) => this.#trace("failed", `${path}: ${String(error)}`));
   }
 
   /** Its directory was removed under us: nothing is written any more. */
@@ -270,9 +262,9 @@ export class VbdService {
     const left = backend.leave().finally(() => {
       this.#forget(device);
       // Another may have come in its place.
-      this.#poke();
+      for (const watch of this.#watches) watch.poke();
     });
-    void this.#apart(device.path, left);
+    this.#apart(device.path, left);
   }
 
   /** The device has gone for good. */
@@ -338,7 +330,6 @@ export class VbdService {
     await Promise.all(
       [...this.#devices.values()].map(async (device) => {
         device.ending.abort(new XenError("ESHUTDOWN", "the daemon ends"));
-        await device.beginning;
         await device.backend?.leave();
         // A guest's process is ended when the last of its vbds has gone: nobody goes on with that one.
         const there = await store.read(device.path).catch(() => "");

@@ -1,8 +1,6 @@
 /** vbds that a toolstack makes and removes, as a service meets them. */
 import assert from "node:assert/strict";
-import { once } from "node:events";
 import { readdirSync } from "node:fs";
-import { createServer, type Socket } from "node:net";
 import { join } from "node:path";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -234,36 +232,4 @@ test("a guest that moves waits for the lock that its old self holds, until that 
   await removeVbd(world.dom0.store, old);
   const after = await connecting;
   assert.ok((await after.read(0, 4096)).every((byte) => byte === 9));
-});
-
-test("a disk whose server says nothing holds up no other, and is not waited for when it is removed", async () => {
-  const world: ServiceWorld = await ServiceWorld.start(0, async (path) => {
-    const params = await world.dom0.store.read(`${path}/params`);
-    const request = world.requestOf(params);
-    if (request === undefined || params !== "silent") return request;
-    return { ...request, spec: { driver: "nbd", parameters: { uri }, filters: [] } };
-  });
-  await using _world = world;
-  const socket = join(world.folder, "silent.sock");
-  const uri = `nbd+unix:///?socket=${socket}`;
-  const clients: Socket[] = [];
-  await using server = createServer((client) => clients.push(client)).listen(socket);
-  await once(server, "listening");
-  const silent = await world.make(XVDA, "silent");
-  while (clients.length === 0) await sleep(5);
-  const disk = await world.connect(await world.make(XVDB));
-  await disk.write(0, Buffer.alloc(4096, 1));
-  await disk[Symbol.asyncDispose]();
-  await removeVbd(world.dom0.store, silent);
-  while (!clients[0]!.closed) await sleep(5);
-  // What is made in its place has nothing to do with it.
-  const paths = await world.make(XVDA);
-  const other = await world.connect(paths);
-  assert.equal(await world.dom0.store.read(`${paths.backend}/hotplug-error`), undefined);
-  await other[Symbol.asyncDispose]();
-  // Nor does a service wait for it that leaves.
-  await world.make(51744, "silent");
-  while (clients.length === 1) await sleep(5);
-  await world.service.leave();
-  while (!clients[1]!.closed) await sleep(5);
 });
