@@ -58,19 +58,19 @@ export function vbdPaths(vbd: VbdDescription): VbdPaths {
 export async function createVbd(store: XenStore, vbd: VbdDescription): Promise<VbdPaths> {
   const paths = vbdPaths(vbd);
   const { frontendDomid, vdev } = vbd;
-  const taken = [
-    paths.backend,
-    toolstackPath(frontendDomid, vdev),
+  const places = [
     ...frontendKinds.map((kind) => frontendPath(frontendDomid, vdev, kind)),
+    toolstackPath(frontendDomid, vdev),
+    paths.backend,
   ];
   await store.transaction(async (operations) => {
-    for (const path of taken) {
-      if ((await operations.list(path)) === undefined) continue;
-      const name = vdevName(vdev);
-      throw new XenError(
-        "EEXIST",
-        `domain ${frontendDomid} has ${name} already (${path}): choose another vdev, or detach it`,
-      );
+    const taken: string[] = [];
+    for (const path of places) {
+      if ((await operations.list(path)) !== undefined) taken.push(path);
+    }
+    if (taken.length > 0) {
+      const what = `domain ${frontendDomid} has ${vdevName(vdev)} already (${taken.join(", ")})`;
+      throw new XenError("EEXIST", `${what}: choose another vdev, or detach it`);
     }
     await writeVbd(operations, vbd, paths);
   });

@@ -76,7 +76,11 @@ test("a device that domain 0 makes lies where no kernel looks, and is gone with 
     frontend: "/local/domain/0/device/vbdkit/51728",
     backend: "/local/domain/0/backend/vbd3/0/51728",
   });
-  await assert.rejects(HostFrontend.make(dom0, tap), { code: "EEXIST" });
+  const { frontend, backend } = device.paths;
+  await assert.rejects(HostFrontend.make(dom0, tap), {
+    code: "EEXIST",
+    message: new RegExp(`domain 0 has xvdb already \\(${frontend}, ${backend}\\)`),
+  });
   const disk = new Disk(device.store, dom0.reactor);
   await disk.write(0, data);
   await disk.flush();
