@@ -47,6 +47,9 @@ export class House {
   /** References that can be granted. */
   readonly free: Set<number> = new Set();
   readonly spoilt: Set<number> = new Set();
+  /** Pages that a spoilt entry has named: others may have written to them while they were free and fresh, which a domain can
+   * only do to itself. */
+  readonly spoiltFrames: Set<number> = new Set();
   /** Pages that were given up. */
   readonly quarantined: Set<number> = new Set();
   /** Who waits for how many entries, in order; called back when it is there no more. */
